@@ -1,0 +1,17 @@
+"""Learn video encoders from unlabelled footage by masked next-frame prediction (NExT-Vid, arXiv 2512.21004)."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nextvid.inference.load import load
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        from nextvid.inference.load import load  # noqa: PLC0415
+
+        return load
+    raise AttributeError(f"module 'nextvid' has no attribute '{name}'")

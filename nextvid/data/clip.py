@@ -1,6 +1,5 @@
 """What a clip is: the contract between every source of footage and everything that reads clips."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -42,6 +41,7 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
 class LabelledClips(Protocol):
     """One split of a benchmark: clip *i* and its labels are pure functions of *i*."""
 
@@ -58,6 +58,3 @@ class LabelledClips(Protocol):
     def labels(self, index: int) -> dict[str, int]:
         """The class of clip ``index`` under every task."""
         ...
-
-
-Sources = Iterable[Source]

@@ -1,0 +1,100 @@
+"""The command line: one function a verb; each parses, calls and prints."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from nextvid.errors import UserError
+
+INPUT_IS_WRONG, STOPPED = 2, 75
+
+app = typer.Typer(
+    help="Learn video encoders from unlabelled footage by masked next-frame prediction.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else on standard output.")]
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe's YAML file, or the name of a packaged one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, on top of the recipe.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<recipe>.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps in all.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Pretrain an encoder; the same command on the same folder goes on where it stopped.
+
+    Example: nextvid pretrain recipes/tiny.yaml data.sources='[{path: my_videos, weight: 1.0}]' --out runs/mine
+    """
+    from nextvid.config import load_recipe  # noqa: PLC0415
+    from nextvid.training import loop  # noqa: PLC0415
+
+    chosen = load_recipe(recipe, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
+    console = Console(stderr=as_json)
+    figures = loop.pretrain(chosen, out or Path("runs") / chosen.name, steps, console)
+    _print(figures, as_json)
+
+
+@app.command()
+def probe(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or an encoder.safetensors.")],
+    benchmark: Annotated[str, typer.Option(help="moving-sprites or camera-moves.")],
+    level: Annotated[str | None, typer.Option(help="A level of the benchmark; by default its first.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task of the benchmark; by default its first.")] = None,
+    weights: Annotated[str, typer.Option(help="ema or online.")] = "ema",
+    train_clips: Annotated[int | None, typer.Option(min=20, help="By default the benchmark's length.")] = None,
+    test_clips: Annotated[int | None, typer.Option(min=1, help="By default the benchmark's length.")] = None,
+    standardise: Annotated[bool, typer.Option(help="Standardise features per channel first.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Read a frozen encoder with a single-layer attentive probe, beside its baselines.
+
+    Example: nextvid probe runs/demo --benchmark moving-sprites --task digit
+    """
+    from nextvid.evaluation.command import probe_run  # noqa: PLC0415
+
+    figures = probe_run(run, benchmark, level, task, weights, train_clips, test_clips, standardise, Console(stderr=as_json))
+    _print(figures, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another run: give it another folder.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Pretrain a small encoder on real footage for minutes, then read motion and digits from it.
+
+    Example: nextvid demo
+    """
+    from nextvid.demo import run_demo  # noqa: PLC0415
+
+    _print(run_demo(out, seed, Console(stderr=as_json)), as_json)
+
+
+def _print(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures, indent=2))
+
+
+def main() -> None:
+    """Run a verb; exit codes: 0 done, 2 wrong input, 75 stopped with everything saved, 1 anything else."""
+    from nextvid.errors import Stopped  # noqa: PLC0415
+
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(f"nextvid: {error}", style="red", highlight=False, markup=False)
+        sys.exit(INPUT_IS_WRONG)
+    except Stopped as stopped:
+        Console(stderr=True).print(f"nextvid: {stopped}; the same command goes on", highlight=False, markup=False)
+        sys.exit(STOPPED)

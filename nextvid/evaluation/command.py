@@ -1,0 +1,64 @@
+"""The verb ``probe``: one loaded encoder, one benchmark, one task."""
+
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from nextvid.data.clip import ClipSpec
+from nextvid.errors import UserError
+from nextvid.evaluation.benchmark import check_task, measure, prepare
+from nextvid.evaluation.probe import ProbeConfig
+from nextvid.files import replace_json
+from nextvid.inference.load import load
+
+FORMAT_VERSION = 1
+
+
+def probe_run(
+    run: Path,
+    benchmark: str,
+    level: str | None,
+    task: str | None,
+    weights: str,
+    train_clips: int | None,
+    test_clips: int | None,
+    standardise: bool,
+    console: Console,
+) -> dict[str, Any]:
+    """Probe a run's encoder on clips such as it was trained on; also writes the figures beside its weights."""
+    if weights not in ("ema", "online"):
+        raise UserError(f"--weights is ema or online, not '{weights}'")
+    encoder = load(run, cast(Literal["ema", "online"], weights))
+    clip = encoder.settings["clip"]
+    spec = ClipSpec(clip["frames"], clip["fps"], clip["size"])
+    config = ProbeConfig(standardise=standardise)
+    measurement = prepare(benchmark, level, spec, train_clips, test_clips, config)
+    task = check_task(measurement, task)
+    found = measure(encoder, encoder.encoder.config, measurement, [task])[task]
+    found = {"format_version": FORMAT_VERSION, "weights": weights, **found}
+    folder = run if run.is_dir() else run.parent
+    replace_json(folder / f"probe_{benchmark}_{measurement.level}_{task}_{weights}.json", found)
+    console.print(table_of({task: found}))
+    return found
+
+
+def table_of(tasks: dict[str, dict[str, Any]]) -> Table:
+    """A table of probe figures: a row an encoder, a column a task."""
+    table = Table(title="single-layer attentive probe, top-1 in percent (95% interval)")
+    table.add_column("encoder")
+    for name, figures in tasks.items():
+        table.add_column(f"{name}: {figures['benchmark']} {figures['level']}", justify="right")
+    rows = ["this encoder", *dict.fromkeys(row for figures in tasks.values() for row in figures["baselines"])]
+    for row in rows:
+        cells = [figures if row == "this encoder" else figures["baselines"].get(row) for figures in tasks.values()]
+        table.add_row(row.replace("_", " "), *[_cell(cell) for cell in cells])
+    return table
+
+
+def _cell(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    low, high = score["ci95"]
+    return f"{100 * score['top1']:.1f} ({100 * low:.1f}–{100 * high:.1f})"

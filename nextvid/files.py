@@ -1,0 +1,36 @@
+"""Files that are either whole or absent."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold ``path`` (a file or a folder's entries) before going on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write ``content`` beside ``path`` and rename it into place: readers see the old file or the new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_bytes(content)
+    sync(beside)
+    os.replace(beside, path)
+    sync(path.parent)
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """:func:`replace_file` of a value as indented JSON."""
+    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

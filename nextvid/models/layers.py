@@ -1,0 +1,105 @@
+"""The parts that encoder, predictor and decoder share."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nextvid.models.attention import Pattern, attend
+from nextvid.models.rope import rotate
+
+Tokens = Float[Tensor, "batch tokens width"]
+Rotation = Float[Tensor, "#batch tokens 2 half"]
+KeyValue = tuple[Float[Tensor, "batch heads keys head_width"], Float[Tensor, "batch heads keys head_width"]]
+
+
+def split_heads(x: Tokens, heads: int) -> Float[Tensor, "batch heads tokens head_width"]:
+    """``(B, L, W) -> (B, heads, L, W / heads)``."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Float[Tensor, "batch heads tokens head_width"]) -> Tokens:
+    """``(B, heads, L, w) -> (B, L, heads w)``."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class Mlp(nn.Module):
+    """Two linear maps with a GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tokens) -> Tokens:
+        """``(B, L, W) -> (B, L, W)``."""
+        return self.fc2(functional.gelu(self.fc1(x)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with rotary positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tokens, rotation: Rotation, frames: int, pattern: Pattern, past: KeyValue | None = None
+    ) -> tuple[Tokens, KeyValue]:
+        """Attend over ``x``, after the ``past`` keys and values of earlier frames; also returns all keys and values."""
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        a_frame = k.shape[2] // frames
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        out = attend(q, k, v, frames, k.shape[2] // a_frame, pattern)
+        return self.proj(join_heads(out)), (k, v)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries over a context that is read and never changed."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries width"],
+        context: Float[Tensor, "batch keys width"],
+        rotation: Float[Tensor, "#batch queries 2 half"],
+        context_rotation: Float[Tensor, "#batch keys 2 half"],
+        frames: int,
+    ) -> Float[Tensor, "batch queries width"]:
+        """Frame-causal over ``frames`` frames of queries and as many of context."""
+        q = rotate(split_heads(self.q(x), self.heads), rotation)
+        k, v = (split_heads(part, self.heads) for part in self.kv(context).chunk(2, dim=-1))
+        out = attend(q, rotate(k, context_rotation), v, frames, frames)
+        return self.proj(join_heads(out))
+
+
+def initialise(module: nn.Module) -> None:
+    """V-JEPA 2's start: weights from a truncated normal of deviation 0.02, biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def shrink_residuals(layers: list[list[nn.Linear]]) -> None:
+    """Divide what each layer adds to the stream by sqrt(2 (layer + 1)), so that its variance does not grow with depth.
+
+    ``layers`` holds, layer by layer, the linear maps that end a residual branch.
+    """
+    with torch.no_grad():
+        for number, linears in enumerate(layers):
+            for linear in linears:
+                linear.weight.div_(math.sqrt(2 * (number + 1)))

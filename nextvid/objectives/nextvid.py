@@ -1,0 +1,138 @@
+"""Masked next-frame prediction: NExT-Vid (arXiv 2512.21004), METHOD "The forward pass"."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nextvid.config import NextVidConfig, StageConfig
+from nextvid.data.loader import Batch
+from nextvid.data.transforms import normalise
+from nextvid.masking import MaskConfig, draw_batch
+from nextvid.models.decoder import Decoder
+from nextvid.models.encoder import Encoder, EncoderConfig, FrameTensor, tokens_of
+from nextvid.models.predictor import Predictor
+from nextvid.objectives.flow import flow_loss, integrate, noisy_latents
+from nextvid.objectives.protocol import Losses, Objective
+from nextvid.randomness import normal, uniform
+from nextvid.targets.pixels import Pixels
+
+PredictedTokens = Float[Tensor, "batch predicted_frames places width"]
+Latents = Float[Tensor, "batch predicted_frames places channels"]
+Visible = Int[Tensor, "batch kept"]
+Grid = tuple[int, int]
+
+
+@dataclass
+class Settings:
+    """What the present stage asks for."""
+
+    masks: list[MaskConfig]
+    draws: int
+    ema: float
+
+
+class NextVid(Objective):
+    """Encoder, reference encoder, predictor and decoder, and the losses between them."""
+
+    def __init__(self, encoder: EncoderConfig, config: NextVidConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(encoder)
+        self.reference = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.predictor = Predictor(config.predictor, encoder.width)
+        self.target = Pixels(config.target, encoder.patch, encoder.tubelet)
+        self.decoder = Decoder(config.decoder, self.target.channels, encoder.width)
+        self.settings = Settings([MaskConfig(8, 0.15), MaskConfig(2, 0.7)], 1, 0.99925)
+
+    def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Encoder, predictor and decoder."""
+        return {
+            name: [(f"{name}.{key}", p) for key, p in getattr(self, name).named_parameters()]
+            for name in ("encoder", "predictor", "decoder")
+        }
+
+    def exports(self) -> dict[str, Encoder]:
+        """The online encoder and its moving average."""
+        return {"online": self.encoder, "ema": self.reference}
+
+    def begin_stage(self, stage: StageConfig) -> None:
+        """Take over the stage's masks, draws of tau and EMA momentum."""
+        self.settings = Settings(stage.masks, stage.draws, stage.ema)
+
+    def forward(self, batch: Batch, weights: dict[str, float]) -> Losses:
+        """``0.5 L_flow + 1.0 L_align`` (under the step's ``weights``), averaged over the mask generators."""
+        frames = normalise(batch.frames)
+        reference = self.reference_tokens(frames)
+        h1 = self.target.encode(frames)[:, 1:]
+        grid = self.encoder.grid(frames)[1:]
+        zero = frames.new_zeros(())
+        terms = {"flow": zero, "alignment": zero}
+        for index, mask in enumerate(self.settings.masks):
+            z = self.predict(frames, self.draw_visible(frames, mask, batch.keys, index))
+            if weights["alignment"]:
+                terms["alignment"] = terms["alignment"] + self.alignment_loss(z, reference)
+            if weights["flow"]:
+                terms["flow"] = terms["flow"] + self.generation_loss(z, h1, grid, batch.keys, index)
+        terms = {name: term / len(self.settings.masks) for name, term in terms.items()}
+        total = sum((weights[name] * term for name, term in terms.items()), start=zero)
+        return Losses(total, terms, reference)
+
+    def draw_visible(self, frames: FrameTensor, mask: MaskConfig, keys: list[int], index: int) -> Visible:
+        """The places of each sample that the encoder may see under mask generator ``index``."""
+        _, height, width = self.encoder.grid(frames)
+        return draw_batch(mask, keys, f"mask {index}", height, width).to(frames.device)
+
+    @torch.no_grad()
+    def reference_tokens(self, frames: FrameTensor) -> PredictedTokens:
+        """``c'_t`` of frames 1 … T-1 from the whole clip, no gradient, under a parameter-free LayerNorm unless switched off."""
+        teacher = self.encoder if self.config.reference == "online" else self.reference
+        tokens = tokens_of(teacher(frames))[:, 1:].float()
+        return functional.layer_norm(tokens, tokens.shape[-1:]) if self.config.normalise_reference else tokens
+
+    def predict(self, frames: FrameTensor, visible: Visible) -> PredictedTokens:
+        """``z_t`` of frames 1 … T-1 from the visible patches of the frames before."""
+        _, height, width = self.encoder.grid(frames)
+        return self.predictor(tokens_of(self.encoder(frames, visible)), visible, height, width)
+
+    def alignment_loss(self, z: PredictedTokens, reference: PredictedTokens) -> Float[Tensor, ""]:
+        """``MSE(z_t, c'_t)``, a mean over all elements."""
+        return functional.mse_loss(z.float(), reference)
+
+    def generation_loss(
+        self, z: PredictedTokens, h1: Latents, grid: Grid, keys: list[int], index: int
+    ) -> Float[Tensor, ""]:
+        """``L_flow`` over the stage's draws of (tau, h0), all reading the same ``z``; or direct regression of ``h1``."""
+        if self.config.generation == "regression":
+            tau = h1.new_zeros(h1.shape[:2])
+            return functional.mse_loss(self.decoder(torch.zeros_like(h1), z, tau, *grid).float(), h1)
+        draws = self.settings.draws
+        tau, h0 = self._draw_flow(h1, keys, index)
+        h1, z = h1.repeat(draws, 1, 1, 1), z.repeat(draws, 1, 1, 1)
+        output = self.decoder(noisy_latents(h1, h0, tau), z, tau, *grid)
+        return flow_loss(output, h1, h0, tau, self.config.prediction)
+
+    def sample(self, z: PredictedTokens, grid: Grid, keys: list[int], steps: int = 25) -> Latents:
+        """Latents drawn from the flow given ``z``; the noise depends on each sample's key."""
+        if self.config.generation == "regression":
+            return self.decoder(z.new_zeros(*z.shape[:3], self.target.channels), z, z.new_zeros(z.shape[:2]), *grid)
+        h0 = normal(keys, "sample", (*z.shape[1:3], self.target.channels), z.device)
+        return integrate(lambda h, tau: self.decoder(h, z, tau, *grid), h0, steps, self.config.prediction)
+
+    def _draw_flow(
+        self, h1: Latents, keys: list[int], index: int
+    ) -> tuple[Float[Tensor, "drawn predicted_frames"], Float[Tensor, "drawn predicted_frames places channels"]]:
+        draws = self.settings.draws
+        tau = uniform(keys, f"tau {index}", (draws, h1.shape[1]), h1.device).transpose(0, 1).flatten(0, 1)
+        h0 = normal(keys, f"h0 {index}", (draws, *h1.shape[1:]), h1.device).transpose(0, 1).flatten(0, 1)
+        return tau, h0
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """``E_ref <- m E_ref + (1 - m) E``."""
+        reference: list[Tensor] = list(self.reference.parameters())
+        online: list[Tensor] = list(self.encoder.parameters())
+        torch._foreach_lerp_(reference, online, 1.0 - self.settings.ema)

@@ -1,0 +1,123 @@
+"""A run's folder: the files that DESIGN promises, each whole at every moment."""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save
+
+from nextvid.config import Recipe, differences, save_recipe
+from nextvid.errors import UserError
+from nextvid.files import replace_file, replace_json
+from nextvid.objectives.protocol import Objective
+
+FORMAT_VERSION = 1
+
+
+class Run:
+    """The folder of one run; held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+
+    def open(self, recipe: Recipe) -> None:
+        """Create the folder, or check that it belongs to ``recipe``; lock it.
+
+        Raises ``UserError`` where it holds something else, another recipe's run, or is in use.
+        """
+        stored = self.path / "recipe.yaml"
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; --out needs a folder")
+        if self.path.is_dir() and any(self.path.iterdir()) and not stored.is_file():
+            held = [p.name for p in self.path.iterdir()]
+            if held != [".lock"]:
+                raise UserError(f"{self.path} is not empty and holds no run (no recipe.yaml); choose another --out")
+        if stored.is_file():
+            self._check_same(recipe, stored)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        if not stored.is_file():
+            replace_file(stored, save_recipe(recipe).encode())
+
+    def _check_same(self, recipe: Recipe, stored: Path) -> None:
+        found = differences(yaml.safe_load(stored.read_text()), recipe.model_dump(mode="json"))
+        if found:
+            raise UserError(
+                f"{self.path} belongs to another recipe ({'; '.join(found[:6])}); go on with that recipe, or choose another --out"
+            )
+
+    def _lock(self) -> None:
+        self._held = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{self.path} is in use by another process; wait for it or choose another --out") from error
+
+    def write_environment(self) -> None:
+        """What the run ran on, for whoever repeats it."""
+        packages = ("torch", "numpy", "av", "safetensors", "nextvid")
+        replace_json(
+            self.path / "environment.json",
+            {
+                "format_version": FORMAT_VERSION,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "processor": platform.machine(),
+                "cores": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+                "packages": {name: importlib.metadata.version(name) for name in packages},
+                "command": sys.argv,
+            },
+        )
+
+    def rewind_metrics(self, step: int) -> None:
+        """Keep the rows up to ``step``: later ones, and a line that was cut short, will be written again."""
+        if self.metrics.is_file():
+            rows = self.metrics.read_text().split("\n")[:-1]
+            kept = [row for row in rows if json.loads(row)["step"] <= step]
+            replace_file(self.metrics, "".join(row + "\n" for row in kept).encode())
+
+    def append_row(self, row: dict[str, Any]) -> None:
+        """Add a row to ``metrics.jsonl``."""
+        with self.metrics.open("a") as handle:
+            handle.write(json.dumps(row) + "\n")
+
+    def export_encoder(self, objective: Objective, recipe: Recipe, step: int) -> None:
+        """Write ``encoder.safetensors`` (keys ``ema.*`` and ``online.*``) and ``config.json``."""
+        tensors = {
+            f"{name}.{key}": value.detach().cpu().contiguous().clone()
+            for name, encoder in objective.exports().items()
+            for key, value in encoder.state_dict().items()
+        }
+        last = recipe.stages[-1]
+        config = {
+            "format_version": FORMAT_VERSION,
+            "encoder": asdict(recipe.encoder),
+            "objective": recipe.objective.name,
+            "recipe": recipe.name,
+            "step": step,
+            "clip": {"frames": last.frames, "fps": last.fps, "size": last.size},
+            "weights": list(objective.exports()),
+        }
+        replace_file(self.path / "encoder.safetensors", save(tensors, metadata={"config": json.dumps(config)}))
+        replace_json(self.path / "config.json", config)
+
+    def update_metrics(self, figures: dict[str, Any]) -> dict[str, Any]:
+        """Merge ``figures`` into ``metrics.json``, one level deep; returns the whole."""
+        file = self.path / "metrics.json"
+        merged: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"format_version": FORMAT_VERSION}
+        for key, value in figures.items():
+            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+        replace_json(file, merged)
+        return merged
