@@ -63,7 +63,10 @@ class DataConfig(Strict):
 
 
 class NextVidConfig(Strict):
-    """Masked next-frame prediction (METHOD, "The forward pass"); every switch is an ablation."""
+    """Masked next-frame prediction (METHOD, "The forward pass"); every switch is an ablation.
+
+    ``tau_logit``: mean and deviation of a normal whose sigmoid is tau; without it tau is uniform on [0, 1).
+    """
 
     name: Literal["nextvid"] = "nextvid"
     predictor: PredictorConfig = PredictorConfig()
@@ -71,8 +74,9 @@ class NextVidConfig(Strict):
     target: PixelsConfig = PixelsConfig()
     prediction: Literal["velocity", "clean"] = "velocity"
     generation: Literal["flow", "regression"] = "flow"
+    tau_logit: tuple[float, Annotated[float, Field(gt=0)]] | None = None
     reference: Literal["ema", "online"] = "ema"
-    normalise_reference: bool = True
+    reference_norm: Literal["layer", "none", "batch"] = "layer"
 
 
 class StageConfig(Strict):

@@ -4,8 +4,8 @@
     python scripts/make_film.py moviepy-2.2.1.tar.gz
 
 Writes ``film.mp4`` (seconds 12 to 489, before the credits, every second frame of 24 a second, 160x90, H.264) and
-``film.json`` (its shots) to ``nextvid/data/assets``. The encoder's version decides the bytes of the film, so
-``film.json`` states their SHA-256.
+``film.json`` (its shots) to ``nextvid/data/assets``. The version of the encoder decides the bytes of the
+film, so ``film.json`` states their SHA-256.
 
 **The cut detector.** Every frame of the original (1280x720, 24 fps) is averaged down to 64x36 pixels; its change is the
 mean absolute difference from the frame before, in grey levels. A cut is a change above 10 that is also more than 4
@@ -39,7 +39,7 @@ ORIGINAL_FPS = 24
 FPS = 12
 SECONDS = (12, 489)
 WIDTH, HEIGHT = 160, 90
-ENCODER = {"crf": "27", "preset": "veryslow", "g": "24"}
+ENCODER = {"crf": "27", "preset": "veryslow", "g": "24", "threads": "1"}
 
 THUMBNAIL = (64, 36)
 CHANGE = 10.0
@@ -51,9 +51,9 @@ BLACK = 12.0
 
 @dataclass(frozen=True)
 class Shrunk:
-    """The film as it is kept, and a thumbnail of every frame of the original between the same seconds."""
+    """The film as it is kept (planes of YUV 4:2:0), and a thumbnail of every original frame of the same seconds."""
 
-    frames: UInt8[np.ndarray, "kept height width 3"]
+    frames: UInt8[np.ndarray, "kept planes width"]
     thumbnails: UInt8[np.ndarray, "original h w 3"]
 
 
@@ -91,15 +91,15 @@ def shrink(film: bytes) -> Shrunk:
     """Decode once; average each frame down to a thumbnail and each kept frame down to its final size."""
     frames, thumbnails = [], []
     for number, frame in enumerate(decode(film)):
-        thumbnails.append(reduced(frame, *THUMBNAIL))
+        thumbnails.append(reduced(frame, *THUMBNAIL, "rgb24"))
         if number % (ORIGINAL_FPS // FPS) == 0:
-            frames.append(reduced(frame, WIDTH, HEIGHT))
+            frames.append(reduced(frame, WIDTH, HEIGHT, "yuv420p"))
     return Shrunk(np.stack(frames), np.stack(thumbnails))
 
 
-def reduced(frame: av.VideoFrame, width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
-    """``frame`` averaged over areas to ``width`` x ``height`` RGB."""
-    return frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+def reduced(frame: av.VideoFrame, width: int, height: int, pixels: str) -> UInt8[np.ndarray, "..."]:
+    """``frame`` averaged over areas to ``width`` x ``height``, in the format ``pixels``."""
+    return frame.reformat(width=width, height=height, format=pixels, interpolation="AREA").to_ndarray()
 
 
 def find_cuts(thumbnails: UInt8[np.ndarray, "frames h w 3"]) -> Bool[np.ndarray, " frames"]:
@@ -134,14 +134,14 @@ def find_shots(thumbnails: UInt8[np.ndarray, "frames h w 3"]) -> list[tuple[int,
     return shots
 
 
-def encode(frames: UInt8[np.ndarray, "frames height width 3"], path: Path) -> None:
+def encode(frames: UInt8[np.ndarray, "frames planes width"], path: Path) -> None:
     """Write ``frames`` to ``path`` as H.264 in ``FPS`` frames a second."""
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         container.metadata["comment"] = ATTRIBUTION
         stream = container.add_stream("libx264", rate=Fraction(FPS), options=ENCODER)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for planes in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode(None))
 
 

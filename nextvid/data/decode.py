@@ -81,10 +81,10 @@ def decode_clip(
 ) -> Frames:
     """The frames shown at ``times``: RGB uint8 ``(frames, height, width, 3)``.
 
-    Times are seconds from the file's first frame, in any order. The frame shown at *t* is the last one that does not come
-    after *t*; past the end it is the last frame. Rotation in the metadata is applied. Frames whose short side is above
-    ``short_side`` come out scaled down to it. A picture gives the same frame at every time. What TorchCodec cannot read,
-    or reads wrongly (MPEG streams), is left to PyAV. Raises ``BrokenFile``.
+    Times are seconds from the file's first frame, in any order. The frame shown at *t* is the last one that does not
+    come after *t*; past the end it is the last frame. Rotation in the metadata is applied. Frames whose short side is
+    above ``short_side`` come out scaled down to it. A picture gives the same frame at every time. What TorchCodec
+    cannot read, or reads wrongly (MPEG streams), is left to PyAV. Raises ``BrokenFile``.
     """
     distinct, places = np.unique(np.maximum(times, 0.0), return_inverse=True)
     with _explained(path):
@@ -205,7 +205,7 @@ def _shown_at(
 def _to_rgb(frame: Any, size: tuple[int, int] | None) -> UInt8[np.ndarray, "height width 3"]:
     """The frame upright in RGB, scaled to ``size`` (height, width) before it is turned."""
     height, width = size or (frame.height, frame.width)
-    picture = frame.to_ndarray(format="rgb24", height=height, width=width, interpolation="AREA")
+    picture = frame.to_ndarray(format="rgb24", height=height, width=width, interpolation="AREA", threads=1)
     return np.rot90(picture, k=round(frame.rotation / 90), axes=(0, 1))
 
 
@@ -282,6 +282,8 @@ def _video_stream(path: str, container: Any) -> Any:
     if not streams:
         raise BrokenFile(path, "no_video" if container.streams.audio else "not_media")
     stream = streams[0]
+    if stream.codec_context is None:
+        raise BrokenFile(path, "unreadable")
     stream.codec_context.thread_count = 1
     stream.codec_context.thread_type = "NONE"
     return stream
@@ -293,19 +295,18 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except _DECODER_ERRORS as error:
-        raise BrokenFile(path, _reason(path, error)) from error
+        raise BrokenFile(path, _reason(path)) from error
 
 
-def _reason(path: str, error: Exception) -> str:
-    if isinstance(error, PermissionError):
-        return "denied"
+def _reason(path: str) -> str:
+    """Why a file that a decoder gave up on is broken."""
     try:
-        if os.path.getsize(path) == 0:
+        with open(path, "rb") as file:
+            head = file.read(16)
+        if not head:
             return "empty"
         if _is_cut_short(path):
             return "truncated"
-        with open(path, "rb") as file:
-            head = file.read(16)
     except PermissionError:
         return "denied"
     except OSError:

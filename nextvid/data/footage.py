@@ -12,7 +12,7 @@ from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from rich.console import Console
 from rich.progress import Progress
 from torch.nn.functional import adaptive_avg_pool2d
@@ -112,7 +112,7 @@ class FolderSource:
         short_side = min(file.info.height, file.info.width) * size / min(crop.height, crop.width)
         return decode_clip(file.path, times, math.ceil(short_side), self.backend)
 
-    def _crop(self, frames: Frames, file: UsableFile, crop: Crop, size: int) -> Frames:
+    def _crop(self, frames: Frames, file: UsableFile, crop: Crop, size: int) -> UInt8[np.ndarray, "frames size size 3"]:
         picture = (file.info.height, file.info.width)
         return resized_crop(frames, crop.scaled(picture, (frames.shape[1], frames.shape[2])), size)
 
@@ -171,8 +171,8 @@ def longest_shot(frames: Frames) -> range:
     """The longest run of frames without a hard cut inside.
 
     A cut is where the 8 x 8 pixel pictures of two neighbours differ by more than ``CUT_LEVEL`` of the full range, and
-    by more than ``CUT_RATIO`` times the median of the clip's other neighbours. On the built-in film that finds about 0.9
-    of the cuts, and about 0.9 of what it finds are cuts.
+    by more than ``CUT_RATIO`` times the median of the clip's other neighbours. On the built-in film that finds about
+    0.9 of the cuts, and about 0.9 of what it finds are cuts.
     """
     pictures = adaptive_avg_pool2d(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255, (8, 8))
     changes = pictures.diff(dim=0).abs().mean(dim=(1, 2, 3)).numpy()

@@ -88,10 +88,18 @@ class NextVid(Objective):
 
     @torch.no_grad()
     def reference_tokens(self, frames: FrameTensor) -> PredictedTokens:
-        """``c'_t`` of frames 1 … T-1 from the whole clip, no gradient, under a parameter-free LayerNorm unless switched off."""
+        """``c'_t`` of frames 1 … T-1 from the whole clip, without gradient, normalised as ``reference_norm`` says.
+
+        ``layer``: a parameter-free LayerNorm (V-JEPA). ``batch``: on top of it every channel at every place is taken to
+        mean 0 and deviation 1 over the batch, which leaves nothing that position alone could predict.
+        """
         teacher = self.encoder if self.config.reference == "online" else self.reference
         tokens = tokens_of(teacher(frames))[:, 1:].float()
-        return functional.layer_norm(tokens, tokens.shape[-1:]) if self.config.normalise_reference else tokens
+        if self.config.reference_norm != "none":
+            tokens = functional.layer_norm(tokens, tokens.shape[-1:])
+        if self.config.reference_norm == "batch":
+            tokens = (tokens - tokens.mean(dim=0)) / (tokens.std(dim=0) + 1e-3)
+        return tokens
 
     def predict(self, frames: FrameTensor, visible: Visible) -> PredictedTokens:
         """``z_t`` of frames 1 … T-1 from the visible patches of the frames before."""
@@ -126,9 +134,17 @@ class NextVid(Objective):
         self, h1: Latents, keys: list[int], index: int
     ) -> tuple[Float[Tensor, "drawn predicted_frames"], Float[Tensor, "drawn predicted_frames places channels"]]:
         draws = self.settings.draws
-        tau = uniform(keys, f"tau {index}", (draws, h1.shape[1]), h1.device).transpose(0, 1).flatten(0, 1)
+        tau = self._draw_tau(keys, f"tau {index}", (draws, h1.shape[1]), h1.device).transpose(0, 1).flatten(0, 1)
         h0 = normal(keys, f"h0 {index}", (draws, *h1.shape[1:]), h1.device).transpose(0, 1).flatten(0, 1)
         return tau, h0
+
+    def _draw_tau(
+        self, keys: list[int], purpose: str, shape: tuple[int, ...], device: torch.device
+    ) -> Float[Tensor, "batch draws predicted_frames"]:
+        if self.config.tau_logit is None:
+            return uniform(keys, purpose, shape, device)
+        mean, deviation = self.config.tau_logit
+        return torch.sigmoid(mean + deviation * normal(keys, purpose, shape, device))
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

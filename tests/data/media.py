@@ -32,6 +32,7 @@ def read_numbers(frames: np.ndarray) -> list[int]:
 def write_video(
     path: Path,
     pictures: Sequence[np.ndarray],
+    *,
     fps: int = 10,
     codec: str = "libx264",
     pixels: str = "yuv420p",

@@ -115,14 +115,14 @@ def test_clips_keep_true_time_whatever_the_files_rate(tmp_path, fps):
 def test_starts_reach_the_whole_video(tmp_path):
     square(tmp_path / "a.mp4", count=60)
     source = FolderSource(tmp_path, WHOLE)
-    shown = np.array([numbers(source.clip(np.random.default_rng(seed), ClipSpec(4, 5, 64))) for seed in range(60)])
+    shown = np.array([numbers(source.clip(np.random.default_rng(seed), ClipSpec(4, 5.0, 64))) for seed in range(60)])
     assert shown.min() <= 3
     assert shown.max() >= 57
 
 
 def test_a_short_video_is_played_back_and_forth(tmp_path):
     square(tmp_path / "short.mp4", count=5)
-    shown = numbers(FolderSource(tmp_path, WHOLE).clip(np.random.default_rng(0), ClipSpec(12, 10, 64)))
+    shown = numbers(FolderSource(tmp_path, WHOLE).clip(np.random.default_rng(0), ClipSpec(12, 10.0, 64)))
     assert shown == [0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3]
 
 
@@ -143,13 +143,13 @@ def test_clips_stay_inside_a_shot(tmp_path):
     with_cut(tmp_path / "two.mp4", 30, 30)
     source = FolderSource(tmp_path)
     for seed in range(30):
-        clip = source.clip(np.random.default_rng(seed), ClipSpec(8, 5, 32)).astype(int)
+        clip = source.clip(np.random.default_rng(seed), ClipSpec(8, 5.0, 32)).astype(int)
         assert np.ptp(clip.mean(axis=(1, 2, 3))) < 10
 
 
 def test_where_no_start_avoids_the_cut_the_longer_side_is_kept(tmp_path):
     with_cut(tmp_path / "two.mp4", 8, 3)
-    clip = FolderSource(tmp_path).clip(np.random.default_rng(0), ClipSpec(10, 10, 32))
+    clip = FolderSource(tmp_path).clip(np.random.default_rng(0), ClipSpec(10, 10.0, 32))
     assert clip.mean() < 40
 
 

@@ -63,6 +63,7 @@ def test_batches_are_what_the_plans_say(expected):
     assert len(set(keys)) == len(keys) == sum(steps * batch for steps, batch, *_ in STAGES)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_the_order_does_not_depend_on_workers(folder, expected, workers):
     mixture = Mixture([FolderSource(folder)], [1.0], 3)
