@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nextvid.models.attention import Pattern
-from nextvid.models.layers import KeyValue, Mlp, Rotation, SelfAttention, Tokens, initialise, shrink_residuals
+from nextvid.models.layers import KeyValue, Mlp, Past, Rotation, SelfAttention, Tokens, initialise, shrink_residuals
 from nextvid.models.rope import grid_positions, rotations
 
-FrameTensor = Float[Tensor, "batch frames 3 height width"]
+FrameTensor = Float[Tensor, "batch frames 3 rows columns"]
 FrameTokens = Float[Tensor, "batch latent_frames places width"]
 
 
@@ -37,7 +37,7 @@ class Cache:
 
     window: int
     next_frame: int = 0
-    layers: list[KeyValue] = field(default_factory=list)
+    layers: list[Past] = field(default_factory=list)
 
 
 def patchify(
@@ -88,7 +88,7 @@ class Block(nn.Module):
         self.mlp = Mlp(config.width, config.mlp_hidden)
 
     def forward(
-        self, x: Tokens, rotation: Rotation, frames: int, pattern: Pattern, past: KeyValue | None = None
+        self, x: Tokens, rotation: Rotation, frames: int, pattern: Pattern, past: Past | None = None
     ) -> tuple[Tokens, KeyValue]:
         """One layer; also returns the layer's keys and values."""
         out, key_value = self.attention(self.norm1(x), rotation, frames, pattern, past)
@@ -153,7 +153,7 @@ class Encoder(nn.Module):
         self, x: Tokens, rotation: Rotation, frames: int, wanted: list[int], cache: Cache | None
     ) -> list[Tokens]:
         outputs: dict[int, Tokens] = {}
-        memory: list[KeyValue] = []
+        memory: list[Past] = []
         for layer, block in enumerate(self.blocks):
             past = cache.layers[layer] if cache and cache.layers else None
             x, key_value = block(x, rotation, frames, self.config.attention, past)
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
         return [outputs[layer] for layer in wanted]
 
 
-def _keep_last(key_value: KeyValue, window: int, a_frame: int) -> KeyValue:
+def _keep_last(key_value: KeyValue, window: int, a_frame: int) -> Past:
     keep = max(window - 1, 0) * a_frame
     return key_value[0][:, :, -keep:] if keep else key_value[0][:, :, :0], (
         key_value[1][:, :, -keep:] if keep else key_value[1][:, :, :0]

@@ -13,6 +13,7 @@ from nextvid.models.rope import rotate
 Tokens = Float[Tensor, "batch tokens width"]
 Rotation = Float[Tensor, "#batch tokens 2 half"]
 KeyValue = tuple[Float[Tensor, "batch heads keys head_width"], Float[Tensor, "batch heads keys head_width"]]
+Past = tuple[Float[Tensor, "batch heads past_keys head_width"], Float[Tensor, "batch heads past_keys head_width"]]
 
 
 def split_heads(x: Tokens, heads: int) -> Float[Tensor, "batch heads tokens head_width"]:
@@ -48,7 +49,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Tokens, rotation: Rotation, frames: int, pattern: Pattern, past: KeyValue | None = None
+        self, x: Tokens, rotation: Rotation, frames: int, pattern: Pattern, past: Past | None = None
     ) -> tuple[Tokens, KeyValue]:
         """Attend over ``x``, after the ``past`` keys and values of earlier frames; also returns all keys and values."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
