@@ -1,5 +1,11 @@
-"""Pixels as a target space: every patch token is the tubelet of pixels beneath it, perhaps at a lower resolution."""
+"""Pixels as a target space: every patch token is the tubelet of pixels beneath it, perhaps at a lower resolution.
 
+In the basis ``dct`` a tubelet is written as its 3-D cosine transform (orthonormal: nothing is lost), and every coefficient
+is normalised to mean 0 and deviation 1 over clips, as latents are. Raw pixels are nearly all mean colour; in this basis an
+edge, or the difference between the two frames, counts as much.
+"""
+
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,22 +17,40 @@ from torch.nn import functional
 from nextvid.models.encoder import FrameTensor, patchify, unpatchify
 
 Latents = Float[Tensor, "batch latent_frames places channels"]
+SMALLEST_DEVIATION = 0.02
 
 
 @dataclass(frozen=True)
 class PixelsConfig:
-    """``downsample``: each side is averaged down by this factor first. ``mean`` and ``std`` are of pixels in [-1, 1]."""
+    """``downsample``: each side is averaged down by this factor first.
+
+    ``basis``: ``pixels``, normalised by ``mean`` and ``std`` (of values in [-1, 1]), or ``dct``, normalised coefficient by
+    coefficient by what :meth:`Pixels.fit` measures.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     name: Literal["pixels"] = "pixels"
     downsample: int = 1
+    basis: Literal["pixels", "dct"] = "pixels"
     mean: float = 0.0
     std: float = 0.5
 
 
+def cosine_basis(n: int) -> Float[Tensor, "n n"]:
+    """The orthonormal DCT-II of ``n`` points; row *k* is the cosine of frequency *k*."""
+    k, i = torch.arange(n)[:, None], torch.arange(n)[None]
+    basis = torch.cos(math.pi * k * (2 * i + 1) / (2 * n)) * math.sqrt(2 / n)
+    basis[0] /= math.sqrt(2)
+    return basis
+
+
 class Pixels(nn.Module):
     """Normalised pixels on the encoder's patch grid; no parameters."""
+
+    transform: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: PixelsConfig, patch: int, tubelet: int) -> None:
         super().__init__()
@@ -35,22 +59,42 @@ class Pixels(nn.Module):
         self.config = config
         self.patch = patch // config.downsample
         self.tubelet = tubelet
+        self.register_buffer("mean", torch.full((self.channels,), config.mean))
+        self.register_buffer("std", torch.full((self.channels,), config.std))
+        self.register_buffer("transform", self._transform(), persistent=False)
 
     @property
     def channels(self) -> int:
         """Values a token."""
         return 3 * self.tubelet * self.patch**2
 
+    def _transform(self) -> Float[Tensor, "channels channels"]:
+        if self.config.basis == "pixels":
+            return torch.eye(self.channels)
+        plane = torch.kron(cosine_basis(self.patch), cosine_basis(self.patch))
+        return torch.kron(cosine_basis(self.tubelet), torch.kron(cosine_basis(3), plane))
+
+    @torch.no_grad()
+    def fit(self, frames: FrameTensor) -> None:
+        """Measure each coefficient's mean and deviation on clips in [-1, 1]; only in the basis ``dct``."""
+        if self.config.basis == "dct":
+            raw = self._raw(frames).flatten(0, 2)
+            self.mean.copy_(raw.mean(dim=0))
+            self.std.copy_(raw.std(dim=0).clamp(min=SMALLEST_DEVIATION))
+
     @torch.no_grad()
     def encode(self, frames: FrameTensor) -> Latents:
         """Frames in [-1, 1] ``(B, F, 3, H, W)`` to normalised latents ``(B, T, N, C)``."""
-        if self.config.downsample > 1:
-            small = functional.avg_pool2d(frames.flatten(0, 1), self.config.downsample)
-            frames = small.unflatten(0, frames.shape[:2])
-        return (patchify(frames, self.patch, self.tubelet) - self.config.mean) / self.config.std
+        return (self._raw(frames) - self.mean) / self.std
 
     @torch.no_grad()
     def decode(self, latents: Latents, height: int, width: int) -> FrameTensor:
         """Latents ``(B, T, N, C)`` of a ``height`` x ``width`` patch grid to frames in [-1, 1], at the space's resolution."""
-        values = latents * self.config.std + self.config.mean
+        values = (latents * self.std + self.mean) @ self.transform
         return unpatchify(values, self.patch, self.tubelet, height * self.patch, width * self.patch)
+
+    def _raw(self, frames: FrameTensor) -> Latents:
+        if self.config.downsample > 1:
+            small = functional.avg_pool2d(frames.flatten(0, 1), self.config.downsample)
+            frames = small.unflatten(0, frames.shape[:2])
+        return patchify(frames, self.patch, self.tubelet) @ self.transform.T

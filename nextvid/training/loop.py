@@ -102,7 +102,7 @@ def _train(
             progress.step += 1
             progress.seconds = time.monotonic() - started
             figures = _add_to_window(progress, losses, norm)
-            if progress.step % recipe.training.log_every == 0 or progress.step == end:
+            if progress.step % recipe.training.log_every == 0 or progress.step == recipe.steps:
                 row = _row(trainer, losses)
                 run.append_row(row)
                 _write_board(board, row)

@@ -80,9 +80,6 @@ def test_the_checkpoints_kept_are_the_last_and_whole(whole: Path) -> None:
 def test_stopped_and_continued_equals_uninterrupted(whole: Path, tmp_path: Path, at: int) -> None:
     loop.pretrain(nano_recipe(), tmp_path / "run", until=at)
     loop.pretrain(nano_recipe(), tmp_path / "run")
-    # `until` logs a row at its end, as the end of a run does; rows of full windows must agree.
-    assert [row for row in rows(tmp_path / "run") if row["step"] != at][-1] == rows(whole)[-1]
-    shutil.copy(whole / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
     assert_equal_runs(whole, tmp_path / "run")
 
 
