@@ -67,12 +67,16 @@ def measurements(recipe: Recipe, arguments: argparse.Namespace) -> list[Measurem
     last = recipe.stages[-1]
     spec = ClipSpec(last.frames, last.fps, last.size)
     named = [text.partition("/") for text in arguments.benchmarks]
-    return [prepare(b, level, spec, arguments.train_clips, arguments.test_clips, progress=False) for b, _, level in named]
+    return [
+        prepare(b, level, spec, arguments.train_clips, arguments.test_clips, progress=False) for b, _, level in named
+    ]
 
 
 def _scores(measurement: Measurement, encode: Encode) -> dict[str, Any]:
     found = measurement.probe_all(encode, list(measurement.train.tasks), progress=False)
-    return {t: {"top1": r.top1, "ci95": r.ci95, "held_out_top1": r.held_out_top1, "lr": r.best_lr} for t, r in found.items()}
+    return {
+        t: {"top1": r.top1, "ci95": r.ci95, "held_out_top1": r.held_out_top1, "lr": r.best_lr} for t, r in found.items()
+    }
 
 
 def _arguments() -> argparse.Namespace:

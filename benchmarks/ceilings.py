@@ -38,7 +38,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for text in arguments.benchmarks:
-        _add(_ceiling(*text.split("/"), arguments))
+        benchmark, _, level = text.partition("/")
+        _add(_ceiling(benchmark, level, arguments))
 
 
 def _ceiling(benchmark: str, level: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -50,7 +51,9 @@ def _ceiling(benchmark: str, level: str, arguments: argparse.Namespace) -> dict[
     torch.manual_seed(key_of("supervised", recipe.seed))
     config = SupervisedConfig(steps=arguments.steps, lr=arguments.lr)
     result = train_supervised(Encoder(recipe.encoder), recipe.encoder.width, clips, test, config)
-    how = f"{arguments.steps} steps of {arguments.batch} fresh clips, AdamW, lr {arguments.lr:g}, benchmarks/ceilings.py"
+    how = (
+        f"{arguments.steps} steps of {arguments.batch} fresh clips, AdamW, lr {arguments.lr:g}, benchmarks/ceilings.py"
+    )
     return {
         f"{benchmark}/{level}/{task}/{spec.frames}x{spec.size}@{spec.fps:g}": {
             "top1": score.top1,

@@ -62,7 +62,9 @@ def probe(
     """
     from nextvid.evaluation.command import probe_run  # noqa: PLC0415
 
-    figures = probe_run(run, benchmark, level, task, weights, train_clips, test_clips, standardise, Console(stderr=as_json))
+    figures = probe_run(
+        run, benchmark, level, task, weights, train_clips, test_clips, standardise, Console(stderr=as_json)
+    )
     _print(figures, as_json)
 
 

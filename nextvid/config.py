@@ -136,7 +136,9 @@ class Recipe(Strict):
             return value
         size, rest = value["size"], {k: v for k, v in value.items() if k != "size"}
         if size not in ENCODERS:
-            raise ValueError(f"there is no encoder of size '{size}'{nearest(str(size), ENCODERS)}; sizes: {', '.join(ENCODERS)}")
+            raise ValueError(
+                f"there is no encoder of size '{size}'{nearest(str(size), ENCODERS)}; sizes: {', '.join(ENCODERS)}"
+            )
         return {**asdict(ENCODERS[size]), **rest}
 
     @model_validator(mode="after")
@@ -153,7 +155,9 @@ class Recipe(Strict):
                     f"try frames={max(1, round(stage.frames / self.encoder.tubelet)) * self.encoder.tubelet}"
                 )
             if stage.frames < 2 * self.encoder.tubelet:
-                raise ValueError(f"{where}: frames={stage.frames} is one latent frame; predicting the next one needs two or more")
+                raise ValueError(
+                    f"{where}: frames={stage.frames} is one latent frame; predicting the next one needs two or more"
+                )
             if stage.size % self.encoder.patch:
                 raise ValueError(
                     f"{where}: size={stage.size} pixels is not a multiple of the patch of {self.encoder.patch} pixels; "
@@ -175,7 +179,9 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{file} is not a recipe: a recipe is a YAML mapping with the keys {', '.join(Recipe.model_fields)}")
+        raise UserError(
+            f"{file} is not a recipe: a recipe is a YAML mapping with the keys {', '.join(Recipe.model_fields)}"
+        )
     raw.setdefault("name", file.stem)
     for override in overrides or []:
         _apply_override(raw, override)
@@ -237,10 +243,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def _child(node: Any, part: str, dotted: str) -> Any:
-    if isinstance(node, list):
-        child = node[_index(node, part, dotted)]
-    else:
-        child = node.setdefault(part, {})
+    child = node[_index(node, part, dotted)] if isinstance(node, list) else node.setdefault(part, {})
     if not isinstance(child, dict | list):
         raise UserError(f"the override '{dotted}' goes through '{part}', which is a single value")
     return child
@@ -256,7 +259,9 @@ def _sentence(error: Any, raw: dict[str, Any]) -> str:
     path = [p for p in error["loc"] if not (isinstance(p, str) and p.endswith("Config"))]
     where = ".".join(str(p) for p in path)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key '{where}'{nearest(str(path[-1]), _known_keys(path[:-1]))}; see docs/recipes.md for all keys"
+        return (
+            f"unknown key '{where}'{nearest(str(path[-1]), _known_keys(path[:-1]))}; see docs/recipes.md for all keys"
+        )
     if error["type"] in ("missing", "missing_argument"):
         return f"the key '{where}' is missing"
     message = str(error["msg"]).removeprefix("Value error, ")

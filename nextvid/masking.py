@@ -29,7 +29,9 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         if self.blocks < 0 or not 0 < self.scale <= 1 or not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError("a mask needs blocks >= 0, scale in (0, 1] and an aspect range (low, high) with 0 < low <= high")
+            raise ValueError(
+                "a mask needs blocks >= 0, scale in (0, 1] and an aspect range (low, high) with 0 < low <= high"
+            )
 
 
 def draw_hidden(config: MaskConfig, draw: np.random.Generator, height: int, width: int) -> Hidden:
@@ -72,9 +74,7 @@ def draw_visible(config: MaskConfig, key: int, purpose: str, height: int, width:
     return np.sort(seen_first[:count])
 
 
-def draw_batch(
-    config: MaskConfig, keys: list[int], purpose: str, height: int, width: int
-) -> Int[Tensor, "batch kept"]:
+def draw_batch(config: MaskConfig, keys: list[int], purpose: str, height: int, width: int) -> Int[Tensor, "batch kept"]:
     """:func:`draw_visible` of every sample: row *b* depends on ``keys[b]`` and ``purpose`` only."""
     rows = [draw_visible(config, key, purpose, height, width) for key in keys]
     return torch.from_numpy(np.stack(rows))

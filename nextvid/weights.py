@@ -28,5 +28,7 @@ def load_weights(model: torch.nn.Module, file: Path, prefix: str = "") -> None:
     ]
     if misfits:
         shown = "; ".join(misfits[:3]) + (f"; and {len(misfits) - 3} more" if len(misfits) > 3 else "")
-        raise UserError(f"{file} holds another architecture than asked for: {shown}. Use the recipe that it was made with")
+        raise UserError(
+            f"{file} holds another architecture than asked for: {shown}. Use the recipe that it was made with"
+        )
     model.load_state_dict(saved)

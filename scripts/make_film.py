@@ -51,9 +51,9 @@ BLACK = 12.0
 
 @dataclass(frozen=True)
 class Shrunk:
-    """The film as it is kept (planes of YUV 4:2:0), and a thumbnail of every original frame of the same seconds."""
+    """The film as it is kept, and a thumbnail of every frame of the original between the same seconds."""
 
-    frames: UInt8[np.ndarray, "kept planes width"]
+    frames: UInt8[np.ndarray, "kept height width 3"]
     thumbnails: UInt8[np.ndarray, "original h w 3"]
 
 
@@ -91,15 +91,15 @@ def shrink(film: bytes) -> Shrunk:
     """Decode once; average each frame down to a thumbnail and each kept frame down to its final size."""
     frames, thumbnails = [], []
     for number, frame in enumerate(decode(film)):
-        thumbnails.append(reduced(frame, *THUMBNAIL, "rgb24"))
+        thumbnails.append(reduced(frame, *THUMBNAIL))
         if number % (ORIGINAL_FPS // FPS) == 0:
-            frames.append(reduced(frame, WIDTH, HEIGHT, "yuv420p"))
+            frames.append(reduced(frame, WIDTH, HEIGHT))
     return Shrunk(np.stack(frames), np.stack(thumbnails))
 
 
-def reduced(frame: av.VideoFrame, width: int, height: int, pixels: str) -> UInt8[np.ndarray, "..."]:
-    """``frame`` averaged over areas to ``width`` x ``height``, in the format ``pixels``."""
-    return frame.reformat(width=width, height=height, format=pixels, interpolation="AREA").to_ndarray()
+def reduced(frame: av.VideoFrame, width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
+    """``frame`` averaged over areas to ``width`` x ``height`` RGB."""
+    return frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
 
 
 def find_cuts(thumbnails: UInt8[np.ndarray, "frames h w 3"]) -> Bool[np.ndarray, " frames"]:
@@ -134,13 +134,17 @@ def find_shots(thumbnails: UInt8[np.ndarray, "frames h w 3"]) -> list[tuple[int,
     return shots
 
 
-def encode(frames: UInt8[np.ndarray, "frames planes width"], path: Path) -> None:
-    """Write ``frames`` to ``path`` as H.264 in ``FPS`` frames a second."""
+def encode(frames: UInt8[np.ndarray, "frames height width 3"], path: Path) -> None:
+    """Write ``frames`` to ``path`` as H.264 in ``FPS`` frames a second.
+
+    The planes pass through an array: left to the encoder, the conversion from RGB may give other bytes at every run.
+    """
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         container.metadata["comment"] = ATTRIBUTION
         stream = container.add_stream("libx264", rate=Fraction(FPS), options=ENCODER)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for planes in frames:
+        for image in frames:
+            planes = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p").to_ndarray()
             container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode(None))
 

@@ -5,6 +5,5 @@ from jaxtyping import install_import_hook
 hook = install_import_hook("nextvid", "beartype.beartype")
 
 import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from nextvid.data.clip import ClipSpec, LabelledClips
-from nextvid.errors import UserError
 from nextvid.data.transforms import normalise
+from nextvid.errors import UserError
 from nextvid.evaluation.features import RenderedClips, render, track
 from nextvid.evaluation.probe import AttentiveProbe, wilson
 from nextvid.randomness import generator

@@ -11,15 +11,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from nextvid.errors import UserError
-from nextvid.inference.streaming import Stream
 from nextvid.inference.frames import AnyFrames, prepare
+from nextvid.inference.streaming import Stream
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTokens
 from nextvid.weights import load_weights
 
 FORMAT_VERSION = 1
 
 
-def load(path: str | Path, weights: Literal["ema", "online"] = "ema", device: str | torch.device = "cpu") -> "LoadedEncoder":
+def load(
+    path: str | Path, weights: Literal["ema", "online"] = "ema", device: str | torch.device = "cpu"
+) -> "LoadedEncoder":
     """The encoder of a run's folder, or of an ``encoder.safetensors``.
 
     ``weights`` chooses the moving average or the online encoder. Raises ``UserError`` where there is none, where it was
@@ -54,7 +56,9 @@ def _weights_file(path: Path) -> Path:
     if file.is_file():
         return file
     if path.is_dir():
-        raise UserError(f"{path} holds no encoder.safetensors; is it a run's folder, and has the run saved a checkpoint?")
+        raise UserError(
+            f"{path} holds no encoder.safetensors; is it a run's folder, and has the run saved a checkpoint?"
+        )
     raise UserError(f"there is no run or weights file at {path}")
 
 
@@ -71,9 +75,7 @@ class LoadedEncoder(nn.Module):
         """Channels of a token."""
         return self.encoder.config.width
 
-    def forward(
-        self, frames: AnyFrames, return_layers: Sequence[int] | None = None
-    ) -> FrameTokens | list[FrameTokens]:
+    def forward(self, frames: AnyFrames, return_layers: Sequence[int] | None = None) -> FrameTokens | list[FrameTokens]:
         """Tokens ``(B, T, N, D)`` of frames ``(B, F, 3, H, W)``, uint8 or float in [0, 1]; a list with ``return_layers``.
 
         One frame is a still clip. Height and width must be multiples of the patch, frames of the tubelet.

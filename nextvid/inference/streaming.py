@@ -17,7 +17,9 @@ class Stream:
         if window < 1:
             raise ValueError(f"a stream's window is at least one latent frame, not {window}")
         if encoder.config.attention != "frame_causal":
-            raise ValueError(f"only a frame-causal encoder can stream; this one's attention is '{encoder.config.attention}'")
+            raise ValueError(
+                f"only a frame-causal encoder can stream; this one's attention is '{encoder.config.attention}'"
+            )
         self.encoder = encoder
         self.window = window
         self.reset()

@@ -39,11 +39,9 @@ def attend(
         # On a CPU the backward of bfloat16 attention takes six times as long as that of float32.
         out = attend(q.float(), k.float(), v.float(), query_frames, key_frames, pattern, backend)
         return out.to(q.dtype)
-    if pattern == "full":
-        return nn.scaled_dot_product_attention(q, k, v)
     if pattern == "token_causal":
         return nn.scaled_dot_product_attention(q, k, v, is_causal=True)
-    if query_frames == 1:
+    if pattern == "full" or query_frames == 1:
         return nn.scaled_dot_product_attention(q, k, v)
     if backend == "auto":
         backend = "flex" if q.is_cuda else "frames"

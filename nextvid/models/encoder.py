@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -40,9 +39,7 @@ class Cache:
     layers: list[Past] = field(default_factory=list)
 
 
-def patchify(
-    frames: FrameTensor, patch: int, tubelet: int
-) -> Float[Tensor, "batch latent_frames places values"]:
+def patchify(frames: FrameTensor, patch: int, tubelet: int) -> Float[Tensor, "batch latent_frames places values"]:
     """Cut a clip into tubelet patches: ``(B, F, 3, H, W) -> (B, F/tubelet, HW/patch², tubelet·3·patch²)``."""
     b, f, c, h, w = frames.shape
     if f % tubelet or h % patch or w % patch:

@@ -40,9 +40,7 @@ def flow_loss(output: Latents, h1: Latents, h0: Latents, tau: Times, prediction:
 
 
 @torch.no_grad()
-def integrate(
-    g: Callable[[Latents, Times], Latents], h0: Latents, steps: int, prediction: Prediction
-) -> Latents:
+def integrate(g: Callable[[Latents, Times], Latents], h0: Latents, steps: int, prediction: Prediction) -> Latents:
     """Follow the flow from noise ``h0`` to a sample in ``steps`` equal Euler steps."""
     h = h0
     for step in range(steps):

@@ -89,7 +89,9 @@ def _report(source: FolderSource, console: Console) -> None:
     for path, reason in report.broken_files[:10]:
         console.print(f"  left out: {path} ({reason})", highlight=False, markup=False)
     if len(report.broken_files) > 10:
-        console.print(f"  and {len(report.broken_files) - 10} more, all named in the run's {FOOTAGE_FILE}", highlight=False)
+        console.print(
+            f"  and {len(report.broken_files) - 10} more, all named in the run's {FOOTAGE_FILE}", highlight=False
+        )
 
 
 @dataclass

@@ -84,9 +84,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     return Trainer(objective, optimiser, schedule, recipe, device, Progress())
 
 
-def _train(
-    trainer: Trainer, run: Run, mixtures: list[Mixture], end: int, stop: list[int], console: Console
-) -> None:
+def _train(trainer: Trainer, run: Run, mixtures: list[Mixture], end: int, stop: list[int], console: Console) -> None:
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
 
     recipe, progress = trainer.recipe, trainer.progress
@@ -112,7 +110,9 @@ def _train(
                 _save(trainer, run)
             if stop and progress.step < end:
                 board.close()
-                raise Stopped(f"stopped by {signal.Signals(stop[0]).name} after step {progress.step}; everything is saved")
+                raise Stopped(
+                    f"stopped by {signal.Signals(stop[0]).name} after step {progress.step}; everything is saved"
+                )
     board.close()
 
 

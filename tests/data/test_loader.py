@@ -164,7 +164,7 @@ def test_workers_outlive_stop_signals_and_end_with_the_main_process():
     finally:
         main.kill()
         main.wait()
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(alive(pid) for pid in workers)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextvid.data.transforms import (
@@ -18,6 +18,7 @@ WHOLE = Augmentation(crop_scale=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0)
 sides = st.integers(1, 500)
 
 
+@settings(deadline=None)
 @given(sides, sides, st.integers(0, 2**32), st.floats(0.01, 1), st.floats(1, 3))
 def test_a_drawn_crop_lies_inside_the_picture(height, width, seed, least, aspect):
     augmentation = Augmentation((least, 1.0), (1 / aspect, aspect), 0.5)
@@ -28,6 +29,7 @@ def test_a_drawn_crop_lies_inside_the_picture(height, width, seed, least, aspect
     assert crop.width > 0
 
 
+@settings(deadline=None)
 @given(sides, sides, sides, sides, st.integers(0, 2**32))
 def test_a_scaled_crop_lies_inside_the_scaled_picture(height, width, tall, wide, seed):
     crop = draw_crop(np.random.default_rng(seed), height, width, Augmentation())

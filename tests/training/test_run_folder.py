@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from nano import nano_recipe
 from safetensors.torch import load_file
@@ -194,8 +195,6 @@ def test_lr_of_an_unknown_part_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_encoder_of_a_run_loads(whole: Path) -> None:
-    import torch
-
     encoder = nextvid.load(whole)
     frames = torch.randint(0, 256, (2, 6, 3, 16, 16), dtype=torch.uint8)
     tokens = encoder(frames)
