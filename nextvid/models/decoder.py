@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nextvid.models.layers import Mlp, SelfAttention, Tokens, initialise
+from nextvid.models.layers import Mlp, SelfAttention, Tokens, check_shape, initialise
 from nextvid.models.rope import grid_positions, rotations
 
 Latents = Float[Tensor, "batch latent_frames places channels"]
@@ -27,6 +27,9 @@ class DecoderConfig:
     depth: int = 12
     heads: int = 12
     mlp_hidden: int = 1536
+
+    def __post_init__(self) -> None:
+        check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
 
 
 def time_features(tau: Float[Tensor, " frames"], width: int = 256) -> Float[Tensor, "frames width"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nextvid.models.attention import Pattern
-from nextvid.models.layers import KeyValue, Mlp, Past, Rotation, SelfAttention, Tokens, initialise, shrink_residuals
+from nextvid.models.layers import KeyValue, Mlp, Past, Rotation, SelfAttention, Tokens, check_shape, initialise, shrink_residuals
 from nextvid.models.rope import grid_positions, rotations
 
 FrameTensor = Float[Tensor, "batch frames 3 rows columns"]
@@ -28,6 +28,11 @@ class EncoderConfig:
     patch: int = 16
     tubelet: int = 2
     attention: Pattern = "frame_causal"
+
+    def __post_init__(self) -> None:
+        check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
+        if self.patch < 1 or self.tubelet < 1:
+            raise ValueError(f"patch={self.patch} and tubelet={self.tubelet} must be 1 or more")
 
 
 @dataclass

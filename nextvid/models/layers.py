@@ -26,6 +26,18 @@ def join_heads(x: Float[Tensor, "batch heads tokens head_width"]) -> Tokens:
     return x.transpose(1, 2).flatten(2)
 
 
+def check_shape(width: int, depth: int, heads: int, mlp_hidden: int) -> None:
+    """Raise ``ValueError`` where no transformer has this shape, or its heads are too narrow to tell positions apart."""
+    for name, value in (("width", width), ("depth", depth), ("heads", heads), ("mlp_hidden", mlp_hidden)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be 1 or more")
+    if width % heads or width // heads % 2 or width // heads < 6:
+        raise ValueError(
+            f"width={width} does not split into heads={heads} heads of an even width of 6 or more: rotary positions turn "
+            "pairs of dimensions, at least one pair each for time, height and width"
+        )
+
+
 class Mlp(nn.Module):
     """Two linear maps with a GELU between them."""
 

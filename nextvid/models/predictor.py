@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nextvid.models.layers import CrossAttention, Mlp, initialise, shrink_residuals
+from nextvid.models.layers import CrossAttention, Mlp, check_shape, initialise, shrink_residuals
 from nextvid.models.rope import grid_positions, rotations
 
 
@@ -21,6 +21,9 @@ class PredictorConfig:
     depth: int = 12
     heads: int = 12
     mlp_hidden: int = 1536
+
+    def __post_init__(self) -> None:
+        check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
 
 
 class PredictorBlock(nn.Module):

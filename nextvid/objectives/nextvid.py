@@ -11,6 +11,7 @@ from torch.nn import functional
 from nextvid.config import NextVidConfig, StageConfig
 from nextvid.data.loader import Batch
 from nextvid.data.transforms import normalise
+from nextvid.errors import UserError, nearest
 from nextvid.masking import MaskConfig, draw_batch
 from nextvid.models.decoder import Decoder
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTensor, tokens_of
@@ -24,6 +25,7 @@ PredictedTokens = Float[Tensor, "batch predicted_frames places width"]
 Latents = Float[Tensor, "batch predicted_frames places channels"]
 Visible = Int[Tensor, "batch kept"]
 Grid = tuple[int, int]
+TERMS = ("flow", "alignment")
 
 
 @dataclass
@@ -60,25 +62,37 @@ class NextVid(Objective):
         return {"online": self.encoder, "ema": self.reference}
 
     def begin_stage(self, stage: StageConfig) -> None:
-        """Take over the stage's masks, draws of tau and EMA momentum."""
+        """Take over the stage's masks, draws of tau and EMA momentum.
+
+        Raises ``UserError`` where the stage weights a loss that there is not.
+        """
+        for name in stage.weights:
+            if name not in TERMS:
+                raise UserError(
+                    f"stage '{stage.name}' weights the loss '{name}'{nearest(name, TERMS)}; objective 'nextvid' has "
+                    f"{' and '.join(TERMS)}"
+                )
         self.settings = Settings(stage.masks, stage.draws, stage.ema)
 
     def forward(self, batch: Batch, weights: dict[str, float]) -> Losses:
-        """``0.5 L_flow + 1.0 L_align`` (under the step's ``weights``), averaged over the mask generators."""
+        """``0.5 L_flow + 1.0 L_align`` (under the step's ``weights``; a loss that they leave out is not computed).
+
+        Both losses are averaged over the mask generators.
+        """
         frames = normalise(batch.frames)
         reference = self.reference_tokens(frames)
         h1 = self.target.encode(frames)[:, 1:]
         grid = self.encoder.grid(frames)[1:]
         zero = frames.new_zeros(())
-        terms = {"flow": zero, "alignment": zero}
+        terms = dict.fromkeys(TERMS, zero)
         for index, mask in enumerate(self.settings.masks):
             z = self.predict(frames, self.draw_visible(frames, mask, batch.keys, index))
-            if weights["alignment"]:
+            if weights.get("alignment"):
                 terms["alignment"] = terms["alignment"] + self.alignment_loss(z, reference)
-            if weights["flow"]:
+            if weights.get("flow"):
                 terms["flow"] = terms["flow"] + self.generation_loss(z, h1, grid, batch.keys, index)
         terms = {name: term / len(self.settings.masks) for name, term in terms.items()}
-        total = sum((weights[name] * term for name, term in terms.items()), start=zero)
+        total = sum((weights.get(name, 0.0) * term for name, term in terms.items()), start=zero)
         return Losses(total, terms, reference)
 
     def draw_visible(self, frames: FrameTensor, mask: MaskConfig, keys: list[int], index: int) -> Visible:

@@ -36,6 +36,10 @@ class PixelsConfig:
     mean: float = 0.0
     std: float = 0.5
 
+    def __post_init__(self) -> None:
+        if self.downsample < 1 or self.std <= 0:
+            raise ValueError(f"downsample={self.downsample} must be 1 or more, and std={self.std} above 0")
+
 
 def cosine_basis(n: int) -> Float[Tensor, "n n"]:
     """The orthonormal DCT-II of ``n`` points; row *k* is the cosine of frequency *k*."""

@@ -20,7 +20,7 @@ FOOTAGE_FILE, BROKEN_FILE = "footage.json", "broken_files.jsonl"
 
 
 def build_mixtures(recipe: Recipe, run: Path, console: Console) -> list[Mixture]:
-    """One mixture a stage. Lists of files are kept in the run's ``footage.json``, so that a resumed run reads the same.
+    """One mixture a stage; lists of files come from the run's ``footage.json`` where it has one.
 
     Raises ``UserError`` for a source that is missing, empty or unknown.
     """
@@ -34,9 +34,13 @@ def build_mixtures(recipe: Recipe, run: Path, console: Console) -> list[Mixture]
                 opened[config.model_dump_json()] = _open_source(config, recipe, stage, stored, console)
         sources = [opened[config.model_dump_json()] for config in configs]
         mixtures.append(Mixture(sources, [config.weight for config in configs], recipe.seed))
-    folders = [source for source in opened.values() if isinstance(source, FolderSource)]
-    replace_json(run / FOOTAGE_FILE, {source.name: json.loads(source.to_json()) for source in folders})
     return mixtures
+
+
+def keep_file_lists(mixtures: list[Mixture], run: Path) -> None:
+    """Write every folder's list of files to the run's ``footage.json``, so that a resumed run reads the same."""
+    folders = [source for mixture in mixtures for source in mixture.sources if isinstance(source, FolderSource)]
+    replace_json(run / FOOTAGE_FILE, {source.name: json.loads(source.to_json()) for source in folders})
 
 
 def builtin_names() -> list[str]:

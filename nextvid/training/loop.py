@@ -31,7 +31,7 @@ from nextvid.training.checkpoint import (
     save_checkpoint,
 )
 from nextvid.training.display import Display
-from nextvid.training.footage import BrokenFiles, build_mixtures
+from nextvid.training.footage import BrokenFiles, build_mixtures, keep_file_lists
 from nextvid.training.optim import build_optimiser, set_learning_rates
 from nextvid.training.run import Run
 from nextvid.training.stages import Schedule, schedule_of
@@ -57,9 +57,11 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
     """
     console = console or Console()
     run = Run(out)
-    run.open(recipe)
+    run.check(recipe)
     trainer = build_trainer(recipe)
     mixtures = build_mixtures(recipe, run.path, console)
+    run.open(recipe)
+    keep_file_lists(mixtures, run.path)
     _resume(run, trainer, console)
     run.write_environment()
     end = min(until or recipe.steps, recipe.steps)

@@ -30,24 +30,25 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
 
-    def open(self, recipe: Recipe) -> None:
-        """Create the folder, or check that it belongs to ``recipe``; lock it.
+    def check(self, recipe: Recipe) -> None:
+        """See that the folder may be used for ``recipe``; writes nothing.
 
-        Raises ``UserError`` where it holds something else, another recipe's run, or is in use.
+        Raises ``UserError`` where it holds something else, or another recipe's run.
         """
         stored = self.path / "recipe.yaml"
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out needs a folder")
-        if self.path.is_dir() and any(self.path.iterdir()) and not stored.is_file():
-            held = [p.name for p in self.path.iterdir()]
-            if held != [".lock"]:
-                raise UserError(f"{self.path} is not empty and holds no run (no recipe.yaml); choose another --out")
         if stored.is_file():
             self._check_same(recipe, stored)
+        elif self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and holds no run (no recipe.yaml); choose another --out")
+
+    def open(self, recipe: Recipe) -> None:
+        """Create the folder where there is none, and hold it. Raises ``UserError`` where another process does."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
-        if not stored.is_file():
-            replace_file(stored, save_recipe(recipe).encode())
+        if not (self.path / "recipe.yaml").is_file():
+            replace_file(self.path / "recipe.yaml", save_recipe(recipe).encode())
 
     def _check_same(self, recipe: Recipe, stored: Path) -> None:
         found = differences(yaml.safe_load(stored.read_text()), recipe.model_dump(mode="json"))

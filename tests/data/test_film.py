@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nextvid.data import film
 from nextvid.data.clip import ClipSpec, Source
-from nextvid.data.film import SPLITS, FilmClips, FilmPictures, Framing, load_film
+from nextvid.data.film import SPLITS, FilmClips, FilmPictures, load_film
+from nextvid.data.transforms import Augmentation
 from nextvid.errors import UserError
 
 seeds = st.integers(0, 2**32)
@@ -109,23 +110,18 @@ def test_pictures_stand_still_and_come_from_the_shots():
 @given(seeds, st.integers(8, 128))
 def test_all_frames_get_the_same_crop_and_flip(seed, size):
     frames = noise(3)
-    together = Framing()(draw(seed), frames, size)
-    apart = [Framing()(draw(seed), frame[None], size) for frame in frames]
+    together = film._cropped(draw(seed), frames, size, Augmentation())
+    apart = [film._cropped(draw(seed), frame[None], size, Augmentation()) for frame in frames]
     assert together.shape == (3, size, size, 3)
     assert np.array_equal(together, np.concatenate(apart))
 
 
-def test_a_flip_is_a_mirror_image():
-    frames = noise(2)
-    upright = Framing(flip=0.0)(draw(5), frames, 90)
-    mirrored = Framing(flip=1.0)(draw(5), frames, 90)
+@pytest.mark.parametrize("source", [FilmClips, FilmPictures])
+def test_a_flip_is_a_mirror_image(source):
+    spec = ClipSpec(3, 12.0, 48)
+    upright = source(augmentation=Augmentation(flip=0.0)).clip(draw(5), spec)
+    mirrored = source(augmentation=Augmentation(flip=1.0)).clip(draw(5), spec)
     assert np.abs(upright[:, :, ::-1].astype(int) - mirrored).max() <= 1
-
-
-def test_the_whole_square_at_its_own_size_is_left_as_it_is():
-    frames = noise(2)
-    kept = Framing(scale=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)(draw(), frames, 90)
-    assert any(np.array_equal(kept, frames[:, :, left : left + 90]) for left in range(71))
 
 
 @pytest.fixture

@@ -202,3 +202,10 @@ def test_the_encoder_of_a_run_loads(whole: Path) -> None:
     stream = encoder.stream(window=8)
     pushed = torch.cat([stream.push(frames[:, i : i + 2]) for i in (0, 2, 4)], dim=1)
     torch.testing.assert_close(pushed, tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_footage_leaves_no_folder_behind(tmp_path: Path) -> None:
+    data = {"sources": [{"path": str(tmp_path / "nowhere")}]}
+    with pytest.raises(UserError, match="no footage at"):
+        loop.pretrain(nano_recipe(data=data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
