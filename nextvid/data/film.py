@@ -115,7 +115,7 @@ def _decode(mp4: bytes, path: Path, shape: tuple[int, ...]) -> None:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for frame in container.decode(video=0):
-                file.write(frame.to_ndarray(format="rgb24").data)
+                file.write(frame.to_ndarray(format="rgb24", threads=1).data)
         partial.chmod(0o444)
         partial.replace(path)
 

@@ -61,6 +61,10 @@ class NextVid(Objective):
         """The online encoder and its moving average."""
         return {"online": self.encoder, "ema": self.reference}
 
+    def before_training(self, batch: Batch) -> None:
+        """Measure the target space's statistics, where it has any."""
+        self.target.fit(normalise(batch.frames))
+
     def begin_stage(self, stage: StageConfig) -> None:
         """Take over the stage's masks, draws of tau and EMA momentum.
 

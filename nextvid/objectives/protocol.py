@@ -36,6 +36,10 @@ class Objective(nn.Module, ABC):
     def exports(self) -> dict[str, Encoder]:
         """The encoders that a user may load, by name (``ema``, ``online``)."""
 
+    def before_training(self, batch: Batch) -> None:
+        """Measure on a first batch what the method needs to know of the footage; nothing by default."""
+        del batch
+
     @abstractmethod
     def begin_stage(self, stage: "StageConfig") -> None:
         """Take over a stage's masks, draws and momentum."""

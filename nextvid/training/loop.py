@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from nextvid.config import Recipe
-from nextvid.data.loader import Batch, BatchPlan, batches
+from nextvid.data.loader import Batch, BatchPlan, batches, make_batch
 from nextvid.data.mixture import Mixture
 from nextvid.errors import Stopped, UserError
 from nextvid.objectives import build_objective
@@ -35,6 +35,9 @@ from nextvid.training.footage import BrokenFiles, build_mixtures, keep_file_list
 from nextvid.training.optim import build_optimiser, set_learning_rates
 from nextvid.training.run import Run
 from nextvid.training.stages import Schedule, schedule_of
+
+STATISTICS_CLIPS = 128
+"""Clips that an objective may measure before the first step."""
 
 
 @dataclass
@@ -63,6 +66,8 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
     run.open(recipe)
     keep_file_lists(mixtures, run.path)
     _resume(run, trainer, console)
+    if trainer.progress.step == 0:
+        trainer.objective.before_training(_first_clips(trainer, mixtures[0]))
     run.write_environment()
     end = min(until or recipe.steps, recipe.steps)
     if trainer.progress.step < end:
@@ -122,7 +127,7 @@ def train_step(trainer: Trainer, batch: Batch) -> tuple[Losses, float]:
     """One step: forward, backward, clip, update, moving average. Returns the losses and the gradient norm."""
     objective, schedule, step = trainer.objective, trainer.schedule, trainer.progress.step
     objective.begin_stage(schedule.stage_of(step))
-    batch = Batch(batch.frames.to(trainer.device, non_blocking=True), batch.keys)
+    batch = replace(batch, frames=batch.frames.to(trainer.device, non_blocking=True))
     with _autocast(trainer):
         losses = objective(batch, {name: float(values[step]) for name, values in schedule.weights.items()})
     trainer.optimiser.zero_grad(set_to_none=True)
@@ -150,6 +155,12 @@ def _plan(schedule: Schedule, step: int) -> BatchPlan:
         size=stage.size,
         mixture=int(schedule.stage[step]),
     )
+
+
+def _first_clips(trainer: Trainer, mixture: Mixture) -> Batch:
+    plan = replace(_plan(trainer.schedule, 0), batch=STATISTICS_CLIPS)
+    batch = make_batch(mixture, plan)
+    return replace(batch, frames=batch.frames.to(trainer.device))
 
 
 def _autocast(trainer: Trainer) -> AbstractContextManager[Any]:
