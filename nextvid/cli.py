@@ -1,6 +1,7 @@
 """The command line: one function a verb; each parses, calls and prints."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nextvid.errors import UserError
+from nextvid.errors import Stopped, UserError
 
 INPUT_IS_WRONG, STOPPED = 2, 75
 
@@ -90,8 +91,9 @@ def _print(figures: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Run a verb; exit codes: 0 done, 2 wrong input, 75 stopped with everything saved, 1 anything else."""
-    from nextvid.errors import Stopped  # noqa: PLC0415
-
+    # Threads that spin at a barrier while another process holds their core make a step many times slower;
+    # sleeping ones do not. Read when torch is imported, which no verb has done yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

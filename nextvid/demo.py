@@ -27,7 +27,7 @@ class Proof:
 
 
 PROOFS = (
-    Proof("moving-sprites", "still-0.5", {"motion": "motion", "digit": "digit"}),
+    Proof("moving-sprites", "plain", {"motion": "motion", "digit": "digit"}),
     Proof("camera-moves", "still", {"camera": "move"}),
 )
 TRAIN_CLIPS, TEST_CLIPS = 3000, 2000

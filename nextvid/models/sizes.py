@@ -3,7 +3,7 @@
 from nextvid.models.encoder import EncoderConfig
 
 ENCODERS: dict[str, EncoderConfig] = {
-    "tiny": EncoderConfig(width=128, depth=6, heads=4, mlp_hidden=512),
+    "tiny": EncoderConfig(width=128, depth=4, heads=4, mlp_hidden=512),
     "small": EncoderConfig(width=384, depth=12, heads=6, mlp_hidden=1536),
     "base": EncoderConfig(width=768, depth=12, heads=12, mlp_hidden=3072),
     "vit_l": EncoderConfig(width=1024, depth=24, heads=16, mlp_hidden=4096),

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nextvid.errors import UserError
 from nextvid.models.encoder import FrameTensor, patchify, unpatchify
 
 Latents = Float[Tensor, "batch latent_frames places channels"]
@@ -59,7 +60,7 @@ class Pixels(nn.Module):
     def __init__(self, config: PixelsConfig, patch: int, tubelet: int) -> None:
         super().__init__()
         if patch % config.downsample:
-            raise ValueError(f"target.downsample={config.downsample} does not divide the patch of {patch} pixels")
+            raise UserError(f"objective.target.downsample={config.downsample} does not divide the patch of {patch} pixels")
         self.config = config
         self.patch = patch // config.downsample
         self.tubelet = tubelet
@@ -94,11 +95,14 @@ class Pixels(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Latents, height: int, width: int) -> FrameTensor:
         """Latents ``(B, T, N, C)`` of a ``height`` x ``width`` patch grid to frames in [-1, 1], at the space's resolution."""
-        values = (latents * self.std + self.mean) @ self.transform
+        with torch.autocast(latents.device.type, enabled=False):
+            values = (latents.float() * self.std + self.mean) @ self.transform
         return unpatchify(values, self.patch, self.tubelet, height * self.patch, width * self.patch)
 
     def _raw(self, frames: FrameTensor) -> Latents:
+        """Coefficients before normalisation, in full precision: a target is not rounded, whatever the model computes in."""
         if self.config.downsample > 1:
             small = functional.avg_pool2d(frames.flatten(0, 1), self.config.downsample)
             frames = small.unflatten(0, frames.shape[:2])
-        return patchify(frames, self.patch, self.tubelet) @ self.transform.T
+        with torch.autocast(frames.device.type, enabled=False):
+            return patchify(frames, self.patch, self.tubelet) @ self.transform.T
