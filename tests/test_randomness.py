@@ -13,8 +13,8 @@ shapes = st.lists(st.integers(1, 4), max_size=3).map(tuple)
 
 
 def test_keys_are_the_same_on_every_machine() -> None:
-    assert key_of("sample", 0, 0) == KNOWN_KEY
-    assert generator("mask", 1).integers(0, 1000, 5).tolist() == KNOWN_INTEGERS
+    assert key_of("sample", 0, 0) == 4667277444736951684
+    assert generator("mask", 1).integers(0, 1000, 5).tolist() == [537, 13, 153, 544, 648]
 
 
 @given(parts=st.lists(st.integers() | st.text(), min_size=1, max_size=4))
