@@ -28,7 +28,9 @@ class SupervisedConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(default=2000, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=3e-4, gt=0)
+    probe_lr: float = Field(default=1e-2, gt=0)
+    """Of the probes: those of frozen features are best at about this rate, and a slow one keeps training at chance."""
     warmup: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
@@ -76,11 +78,16 @@ def fresh_clips(clips: LabelledClips, spec: ClipSpec, batch: int, seed: int = 0)
 
 
 class SupervisedClassifier(nn.Module):
-    """An encoder and one attentive probe a task, trained together."""
+    """An encoder and one attentive probe a task, trained together.
+
+    Between them channels are standardised over the batch, as the probe of frozen features has them standardised over the
+    train split: without it training stays at chance for a thousand steps.
+    """
 
     def __init__(self, encoder: nn.Module, width: int, classes: dict[str, int], heads: int = 16, seed: int = 0) -> None:
         super().__init__()
         self.encoder = encoder
+        self.standardise = nn.BatchNorm1d(width, affine=False)
         self.probes = nn.ModuleDict(
             {task: AttentiveProbe(width, count, heads, seed) for task, count in classes.items()}
         )
@@ -88,6 +95,7 @@ class SupervisedClassifier(nn.Module):
     def forward(self, frames: UInt8[Tensor, "batch frames 3 height width"]) -> dict[str, Float[Tensor, "batch _"]]:
         """Logits of every task."""
         tokens = self.encoder(normalise(frames)).flatten(1, -2)
+        tokens = self.standardise(tokens.transpose(1, 2)).transpose(1, 2)
         return {task: probe(tokens) for task, probe in self.probes.items()}
 
 
@@ -109,13 +117,13 @@ def train_supervised(
     device = next(encoder.parameters()).device
     classes = {task: len(names) for task, names in test.tasks.items()}
     model = SupervisedClassifier(encoder, width, classes, config.heads, config.seed).to(device).train()
-    optimiser = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.95))
+    optimiser = torch.optim.AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.95))
     start = time.monotonic()
     curve: list[CurvePoint] = []
     recent: list[tuple[float, dict[str, float]]] = []
     for step in track(range(config.steps), config.steps, "supervised ceiling", progress):
         for group in optimiser.param_groups:
-            group["lr"] = config.lr * _schedule(step, config)
+            group["lr"] = group["peak"] * _schedule(step, config)
         recent.append(_train_step(model, optimiser, *clips(step), config.clip_norm))
         if not math.isfinite(recent[-1][0]):
             raise UserError(f"the supervised loss is not a number at step {step}: lower lr (now {config.lr:g})")
@@ -126,12 +134,17 @@ def train_supervised(
     return SupervisedResult(tasks=_test_scores(model, test), curve=curve, steps=config.steps, seconds=seconds)
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on matrices; none on biases, gains and other vectors."""
-    weights = list(model.parameters())
+def _groups(model: SupervisedClassifier, config: SupervisedConfig) -> list[dict]:
+    """The encoder and the probes, each at its own rate; weight decay on matrices, none on biases, gains and other vectors."""
+    rates = ((model.encoder, config.lr), (model.probes, config.probe_lr))
     return [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [weight for weight in part.parameters() if (weight.ndim > 1) == matrices],
+            "weight_decay": config.weight_decay if matrices else 0.0,
+            "peak": peak,
+        }
+        for part, peak in rates
+        for matrices in (True, False)
     ]
 
 

@@ -8,7 +8,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nextvid.models.attention import Pattern
-from nextvid.models.layers import KeyValue, Mlp, Past, Rotation, SelfAttention, Tokens, check_shape, initialise, shrink_residuals
+from nextvid.models.layers import (
+    KeyValue,
+    Mlp,
+    Past,
+    Rotation,
+    SelfAttention,
+    Tokens,
+    check_shape,
+    initialise,
+    shrink_residuals,
+)
 from nextvid.models.rope import grid_positions, rotations
 
 FrameTensor = Float[Tensor, "batch frames 3 rows columns"]

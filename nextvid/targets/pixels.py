@@ -60,7 +60,9 @@ class Pixels(nn.Module):
     def __init__(self, config: PixelsConfig, patch: int, tubelet: int) -> None:
         super().__init__()
         if patch % config.downsample:
-            raise UserError(f"objective.target.downsample={config.downsample} does not divide the patch of {patch} pixels")
+            raise UserError(
+                f"objective.target.downsample={config.downsample} does not divide the patch of {patch} pixels"
+            )
         self.config = config
         self.patch = patch // config.downsample
         self.tubelet = tubelet

@@ -42,9 +42,7 @@ def random_probe(width: int, classes: int, heads: int, seed: int) -> AttentivePr
     batch=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
-def test_a_member_of_the_grid_is_the_plain_probe(
-    head_width, heads, members, tokens, batch, seed
-):
+def test_a_member_of_the_grid_is_the_plain_probe(head_width, heads, members, tokens, batch, seed):
     width, classes = max(2, head_width * heads), 3
     probes = [random_probe(width, classes, heads, seed + index) for index in range(members)]
     draw = torch.Generator().manual_seed(seed)

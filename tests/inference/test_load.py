@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import Case, make_video, randomise, small_recipe
 from safetensors.torch import load_file, save_file
 
 import nextvid
-from builders import Case, make_video, randomise, small_recipe
 from nextvid.config import Recipe
 from nextvid.errors import UserError
 from nextvid.inference.frames import prepare
@@ -189,6 +189,8 @@ def test_weights_that_do_not_fit(run: Path) -> None:
         (torch.zeros(1, 4, 3, 8, 9), "4 frames of 8x9 pixels cannot be cut"),
     ],
 )
-def test_frames_that_it_cannot_take(encoder: LoadedEncoder, frames: torch.Tensor, sentence: str, unchecked: None) -> None:
+def test_frames_that_it_cannot_take(
+    encoder: LoadedEncoder, frames: torch.Tensor, sentence: str, unchecked: None
+) -> None:
     with pytest.raises(ValueError, match=sentence):
         encoder(frames)

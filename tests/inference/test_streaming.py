@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from builders import Case, cases, make_encoder, make_video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import Case, cases, make_encoder, make_video
 from nextvid.inference.streaming import Stream
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from builders import seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
-from builders import seeded
+from nextvid.models import attention
 from nextvid.models.attention import attend, frame_causal_mask
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}
@@ -87,7 +89,10 @@ def test_flex_agrees_on_a_gpu(dtype: torch.dtype, tolerance: float, shape: dict[
 
 
 @given(
-    query_frames=st.integers(1, 4), older=st.integers(0, 3), a_query_frame=st.integers(1, 3), a_key_frame=st.integers(1, 3)
+    query_frames=st.integers(1, 4),
+    older=st.integers(0, 3),
+    a_query_frame=st.integers(1, 3),
+    a_key_frame=st.integers(1, 3),
 )
 def test_frame_causal_mask_is_what_it_says(query_frames: int, older: int, a_query_frame: int, a_key_frame: int) -> None:
     key_frames = query_frames + older
@@ -103,4 +108,15 @@ def test_the_other_patterns() -> None:
     scores = q @ k.transpose(-1, -2) / 2
     future = torch.ones(6, 6, dtype=torch.bool).triu(1)
     torch.testing.assert_close(attend(q, k, v, 3, 3, "full"), scores.softmax(-1) @ v)
-    torch.testing.assert_close(attend(q, k, v, 3, 3, "token_causal"), scores.masked_fill(future, -math.inf).softmax(-1) @ v)
+    torch.testing.assert_close(
+        attend(q, k, v, 3, 3, "token_causal"), scores.masked_fill(future, -math.inf).softmax(-1) @ v
+    )
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_block_mask_for_flex_attention_is_frame_causal() -> None:
+    """On a CPU only its uncompiled forward runs, which is enough to see that the mask says the same."""
+    q, k = torch.randn(1, 2, 3 * 5, 16), torch.randn(1, 2, 4 * 6, 16)
+    mask = attention._block_mask(3, 4, q.shape[2], k.shape[2], torch.device("cpu"))
+    expected = attention.attend(q, k, k, 3, 4, backend="frames")
+    torch.testing.assert_close(flex_attention(q, k, k, block_mask=mask), expected)

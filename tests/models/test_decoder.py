@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from builders import Case, cases, make_decoder, seeded
 from hypothesis import given
 
-from builders import Case, cases, make_decoder, seeded
 from nextvid.models.decoder import Decoder, DecoderConfig, time_features
 
 

@@ -5,12 +5,12 @@ from unittest import mock
 
 import pytest
 import torch
+from builders import Case, cases, make_clip, make_encoder, make_visible
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from builders import Case, cases, make_clip, make_encoder, make_visible
 from nextvid.models.attention import frame_causal_mask
 from nextvid.models.encoder import Encoder, gather_places, patchify, unpatchify
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from builders import Case, cases, make_visible, randomise, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import Case, cases, make_visible, randomise, seeded
 from nextvid.models.predictor import Predictor, PredictorConfig
 
 CONTEXT_WIDTH = 10
@@ -64,7 +64,9 @@ def test_a_single_latent_frame_has_no_next_one() -> None:
         make_predictor(case)(make_context(case, 3), make_visible(case, 3), *case.grid)
 
 
-@pytest.mark.parametrize("shape", [(24, 2, 5, 48), (24, 2, 8, 48), (0, 2, 2, 48), (24, 0, 2, 48), (24, 2, 0, 48), (24, 2, 2, 0)])
+@pytest.mark.parametrize(
+    "shape", [(24, 2, 5, 48), (24, 2, 8, 48), (0, 2, 2, 48), (24, 0, 2, 48), (24, 2, 0, 48), (24, 2, 2, 0)]
+)
 def test_an_impossible_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"width=|depth=|heads=|mlp_hidden="):
         PredictorConfig(*shape)

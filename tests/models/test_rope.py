@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from builders import seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from builders import seeded
 from nextvid.models.rope import axis_width, grid_positions, rotate, rotations
 
 head_widths = st.sampled_from([6, 12, 16, 20, 32, 64, 80])
@@ -58,7 +58,9 @@ def test_a_pair_turns_by_the_angle_of_its_frequency(head_width: int, place: tupl
     axis = axis_width(head_width)
     angles = [p * 10_000.0 ** (-2 * i / axis) for p in place for i in range(axis // 2)]
     angles += [0.0] * (head_width // 2 - len(angles))
-    turned = pairs * torch.polar(torch.ones(len(angles), dtype=torch.float64), torch.tensor(angles, dtype=torch.float64))
+    turned = pairs * torch.polar(
+        torch.ones(len(angles), dtype=torch.float64), torch.tensor(angles, dtype=torch.float64)
+    )
     expected = torch.view_as_real(turned).flatten()
     torch.testing.assert_close(turn(x, place).double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -81,7 +83,9 @@ def test_products_do_depend_on_differences_along_each_axis(step: tuple[int, ...]
 def test_a_stream_may_run_for_days() -> None:
     q, k = heads(64, seed=0)
     days = 50_000_000
-    torch.testing.assert_close(turn(q, (days + 3, 1, 2)) @ turn(k, (days, 4, 0)), turn(q, (3, 1, 2)) @ turn(k, (0, 4, 0)))
+    torch.testing.assert_close(
+        turn(q, (days + 3, 1, 2)) @ turn(k, (days, 4, 0)), turn(q, (3, 1, 2)) @ turn(k, (0, 4, 0))
+    )
 
 
 def test_grid_positions_are_time_row_column() -> None:

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from unittest import mock
 
 import torch
+from builders import WEIGHTS, Case, pixels_at
 from torch import Tensor
 from torch.nn import functional
 
-from builders import WEIGHTS, Case, pixels_at
 from nextvid.data.loader import Batch
 from nextvid.data.transforms import normalise
 from nextvid.inference.frames import prepare
@@ -89,7 +89,9 @@ def check_prediction_sees_only_the_visible_past(
 
     pixels = clip.clone().requires_grad_()
     (gradient,) = gradient_of(objective.predict(pixels, visible)[:, frame - 1], pixels)
-    assert not gradient[~readable].any(), f"a gradient reaches a hidden patch, or frame {frame} or later, from z_{frame}"
+    assert not gradient[~readable].any(), (
+        f"a gradient reaches a hidden patch, or frame {frame} or later, from z_{frame}"
+    )
     assert reaches(gradient[:, : frame * case.tubelet]).all(), f"no gradient from z_{frame} to a frame before it"
 
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from builders import seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from builders import seeded
 from nextvid.objectives.flow import NEAREST_TO_DATA, flow_loss, integrate, noisy_latents, velocity_of
 
 seeds = st.integers(0, 1000)
@@ -54,7 +54,9 @@ def test_a_clean_prediction_is_charged_as_the_velocity_that_it_stands_for(seed: 
     guess = torch.randn(h1.shape, generator=seeded(seed + 1), dtype=torch.float64)
     velocity = velocity_of(guess, noisy_latents(h1, h0, tau), tau, "clean")
     charged = flow_loss(guess, h1, h0, tau, "clean")
-    torch.testing.assert_close(charged.double(), flow_loss(velocity, h1, h0, tau, "velocity").double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        charged.double(), flow_loss(velocity, h1, h0, tau, "velocity").double(), rtol=1e-4, atol=0
+    )
 
 
 def test_next_to_the_data_the_weight_is_held() -> None:

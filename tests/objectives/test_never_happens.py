@@ -6,14 +6,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
+import leaks
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
-from torch.nn import functional
-
-import leaks
 from builders import (
     Case,
     cases,
@@ -26,6 +21,11 @@ from builders import (
     make_visible,
     seeded,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
 from nextvid.masking import MaskConfig
 from nextvid.models.attention import attend
 from nextvid.models.encoder import _keep_last, gather_places
@@ -68,7 +68,9 @@ def attend_one_frame_ahead(q: Tensor, k: Tensor, v: Tensor, query_frames: int, k
 @given(case=cases(), data=st.data())
 def test_encoder_never_sees_the_future(case: Case, data: st.DataObject) -> None:
     visible = data.draw(st.sampled_from([None, some_places(data, case)]), "visible")
-    leaks.check_encoder_never_sees_the_future(make_encoder(case), case, make_clip(case), some_frame(data, case), visible)
+    leaks.check_encoder_never_sees_the_future(
+        make_encoder(case), case, make_clip(case), some_frame(data, case), visible
+    )
 
 
 def test_encoder_never_sees_the_future_under_a_mask_as_back_end() -> None:
@@ -149,7 +151,10 @@ def test_a_prediction_that_forgets_the_past_is_caught() -> None:
     def blind(context: Tensor, *rest: Any) -> Tensor:
         return strict(torch.zeros_like(context), *rest)
 
-    with mock.patch.object(objective.predictor, "forward", blind), pytest.raises(AssertionError, match="every frame before"):
+    with (
+        mock.patch.object(objective.predictor, "forward", blind),
+        pytest.raises(AssertionError, match="every frame before"),
+    ):
         leaks.check_prediction_sees_only_the_visible_past(objective, case, make_clip(case), make_visible(case, 3), 2)
 
 
@@ -303,11 +308,15 @@ def test_stream_slides(case: Case, window: int, more: int) -> None:
 
 
 def cache_that_drops_a_frame() -> Patch:
-    return mock.patch("nextvid.models.encoder._keep_last", lambda kv, window, a_frame: _keep_last(kv, window - 1, a_frame))
+    return mock.patch(
+        "nextvid.models.encoder._keep_last", lambda kv, window, a_frame: _keep_last(kv, window - 1, a_frame)
+    )
 
 
 def cache_that_keeps_one_frame_more() -> Patch:
-    return mock.patch("nextvid.models.encoder._keep_last", lambda kv, window, a_frame: _keep_last(kv, window + 1, a_frame))
+    return mock.patch(
+        "nextvid.models.encoder._keep_last", lambda kv, window, a_frame: _keep_last(kv, window + 1, a_frame)
+    )
 
 
 def clock_that_stands_still() -> Patch:

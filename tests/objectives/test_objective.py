@@ -5,12 +5,12 @@ from unittest import mock
 
 import pytest
 import torch
+from builders import WEIGHTS, Case, make_batch, make_clip, make_objective, small_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from builders import WEIGHTS, Case, make_batch, make_clip, make_objective, small_recipe
 from nextvid.data.loader import Batch
 from nextvid.data.transforms import normalise
 from nextvid.errors import UserError

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders import Case, cases, make_clip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import Case, cases, make_clip
 from nextvid.errors import UserError
 from nextvid.models.encoder import patchify
 from nextvid.targets.pixels import SMALLEST_DEVIATION, Pixels, PixelsConfig, cosine_basis

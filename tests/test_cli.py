@@ -1,0 +1,101 @@
+"""The command line: exit codes, sentences, and JSON that stands alone on standard output."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nextvid.cli import main
+
+PART = {"width": 24, "depth": 1, "heads": 2, "mlp_hidden": 48}
+RECIPE: dict[str, Any] = {
+    "encoder": {**PART, "patch": 8},
+    "objective": {"name": "nextvid", "predictor": PART, "decoder": PART},
+    "data": {"sources": [{"builtin": "moving-sprites", "level": "plain"}], "workers": 0},
+    "stages": [
+        {
+            "name": "only", "steps": 2, "batch": 2, "frames": 4, "fps": 6, "size": 16,
+            "lr": {"encoder": 1e-3, "predictor": 1e-3, "decoder": 1e-3},
+        }
+    ],
+    "training": {"threads": 1},
+}  # fmt: skip
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The exit code of ``nextvid`` with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["nextvid", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "nano.yaml"
+    file.write_text(yaml.safe_dump(RECIPE))
+    return file
+
+
+def test_pretrain_then_probe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(monkeypatch, "pretrain", recipe, "--out", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["pretrain"]["steps"] == 2
+    options = ["--benchmark", "moving-sprites", "--level", "plain", "--train-clips", 160, "--test-clips", 80, "--json"]
+    assert run(monkeypatch, "probe", out, *options) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"benchmark": "moving-sprites", "level": "plain", "task": "motion", "classes": 16}.items() <= found.items()
+    assert found["test_clips"] == 80
+    scores = [found, *found["baselines"].values()]
+    assert all(low <= score["top1"] <= high for score in scores for low, high in [score["ci95"]])
+    assert {"random_init", "pixels", "middle_frame"} <= found["baselines"].keys()
+    assert json.loads((out / "probe_moving-sprites_plain_motion_ema.json").read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("encoder.widht=32", "did you mean 'width'?"),
+        ("stages.0.frames=5", "frames=5 is not a multiple of the tubelet of 2 frames; try frames=4"),
+        ("stages.0.size=20", "size=20 pixels is not a multiple of the patch of 8 pixels"),
+        ("data.sources=[{path: nowhere_at_all}]", "no footage at nowhere_at_all"),
+        ("data.sources=[{builtin: filn}]", "did you mean 'film'?"),
+        ("training.device=cuda:x", "training.device"),
+    ],
+)
+def test_wrong_input_is_a_sentence_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recipe: Path,
+    tmp_path: Path,
+    override: str,
+    sentence: str,
+) -> None:
+    assert run(monkeypatch, "pretrain", recipe, override, "--out", tmp_path / "run") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert sentence in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_footage_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    source = f"data.sources=[{{path: '{empty}'}}]"
+    assert run(monkeypatch, "pretrain", recipe, source, "--out", tmp_path / "run") == 2
+    assert "empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "probe", "demo"])
+def test_every_verb_helps_with_an_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    assert run(monkeypatch, verb, "--help") == 0
+    assert f"Example: nextvid {verb}" in " ".join(capsys.readouterr().out.split())
