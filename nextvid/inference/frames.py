@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nextvid.models.encoder import FrameTensor
 
-AnyFrames = UInt8[Tensor, "batch frames 3 rows columns"] | Float[Tensor, "batch frames 3 rows columns"]
+AnyFrames = UInt8[Tensor, "batch given_frames 3 rows columns"] | Float[Tensor, "batch given_frames 3 rows columns"]
 
 
 def prepare(frames: AnyFrames, tubelet: int) -> FrameTensor:

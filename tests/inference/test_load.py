@@ -118,7 +118,7 @@ def test_a_camera_through_the_loaded_encoder(encoder: LoadedEncoder) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no run or weights file at .*nowhere"):
+    with pytest.raises(UserError, match=r"there is no run or weights file at .*nowhere"):
         nextvid.load(tmp_path / "nowhere")
 
 

@@ -101,5 +101,5 @@ def test_a_factor_that_does_not_divide_the_patch() -> None:
 
 @pytest.mark.parametrize("settings", [{"downsample": 0}, {"std": 0.0}, {"std": -1.0}])
 def test_settings_that_make_no_space(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="downsample=.* must be 1 or more, and std=.* above 0"):
+    with pytest.raises(ValueError, match=r"downsample=.* must be 1 or more, and std=.* above 0"):
         PixelsConfig(**settings)
