@@ -68,6 +68,9 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
     _resume(run, trainer, console)
     if trainer.progress.step == 0:
         trainer.objective.before_training(_first_clips(trainer, mixtures[0]))
+    else:
+        # A run that was killed between its checkpoint and its export has an older encoder beside it, or none.
+        run.export_encoder(trainer.objective, recipe, trainer.progress.step)
     run.write_environment()
     end = min(until or recipe.steps, recipe.steps)
     if trainer.progress.step < end:

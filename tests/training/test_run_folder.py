@@ -147,6 +147,14 @@ def test_leftovers_of_a_save_cut_short_are_removed(whole: Path, tmp_path: Path) 
     assert not half.exists()
 
 
+def test_killed_between_checkpoint_and_export_the_encoder_is_written_again(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "encoder.safetensors").unlink()
+    loop.pretrain(nano_recipe(), run)
+    assert_equal_runs(whole, run)
+
+
 def test_another_recipe_is_refused_and_nothing_written(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)
