@@ -1,6 +1,6 @@
 """Supervised ceilings of the built-in benchmarks: an encoder of the recipe's size trained end to end on the labels.
 
-    python benchmarks/ceilings.py moving-sprites/plain camera-moves/still --steps 1500
+    python benchmarks/ceilings.py moving-sprites/plain camera-moves/still --steps 1200
 
 Writes ``nextvid/evaluation/ceilings.json``, which the probe's tables quote.
 """
@@ -30,9 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="+")
     parser.add_argument("--recipe", default="tiny")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--test-clips", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -52,7 +52,8 @@ def _ceiling(benchmark: str, level: str, arguments: argparse.Namespace) -> dict[
     config = SupervisedConfig(steps=arguments.steps, lr=arguments.lr)
     result = train_supervised(Encoder(recipe.encoder), recipe.encoder.width, clips, test, config)
     how = (
-        f"{arguments.steps} steps of {arguments.batch} fresh clips, AdamW, lr {arguments.lr:g}, benchmarks/ceilings.py"
+        f"{arguments.steps} steps of {arguments.batch} fresh clips, AdamW, lr {arguments.lr:g} "
+        f"(probes {config.probe_lr:g}), benchmarks/ceilings.py"
     )
     return {
         f"{benchmark}/{level}/{task}/{spec.frames}x{spec.size}@{spec.fps:g}": {
