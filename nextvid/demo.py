@@ -30,7 +30,7 @@ PROOFS = (
     Proof("moving-sprites", "plain", {"motion": "motion", "digit": "digit"}),
     Proof("camera-moves", "still", {"camera": "move"}),
 )
-TRAIN_CLIPS, TEST_CLIPS = 3000, 2000
+TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 2500, 2000, 15
 
 
 def run_demo(out: Path, seed: int, console: Console) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def run_demo(out: Path, seed: int, console: Console) -> dict[str, Any]:
     probes: dict[str, Any] = {}
     for proof in PROOFS:
         console.print(f"reading {', '.join(proof.tasks)} from the frozen encoder ({proof.benchmark}, {proof.level}) …")
-        measurement = prepare(proof.benchmark, proof.level, spec, TRAIN_CLIPS, TEST_CLIPS, ProbeConfig())
+        measurement = prepare(proof.benchmark, proof.level, spec, TRAIN_CLIPS, TEST_CLIPS, ProbeConfig(epochs=EPOCHS))
         found = measure(encoder, encoder.encoder.config, measurement, list(proof.tasks.values()))
         probes |= {name: found[task] for name, task in proof.tasks.items()}
     console.print(table_of(probes))
