@@ -222,7 +222,7 @@ def test_the_last_override_counts(tmp_path: Path) -> None:
         ("seed", "'seed' is not an override; write key=value"),
         ("=5", "'=5' is not an override"),
         ("seed=[1", "the value in 'seed=[1' is not valid YAML"),
-        ("seed.more=1", "the override 'seed.more' goes through 'seed', which is a single value"),
+        ("name.more=1", "the override 'name.more' goes through 'name', which is a single value"),
         ("stages.1.steps=5", "the override 'stages.1.steps': '1' is not a number from 0 to 0 of that list"),
         ("stages.first.steps=5", "'first' is not a number from 0 to 0"),
         ("stages.7={}", "'7' is not a number from 0 to 0"),

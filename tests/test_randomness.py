@@ -17,7 +17,7 @@ def test_keys_are_the_same_on_every_machine() -> None:
     assert generator("mask", 1).integers(0, 1000, 5).tolist() == [537, 13, 153, 544, 648]
 
 
-@given(parts=st.lists(st.integers() | st.text(), min_size=1, max_size=4))
+@given(parts=st.lists(st.integers() | st.text("aé 0", max_size=4), min_size=1, max_size=4))
 def test_a_key_fits_in_63_bits_and_repeats(parts: list[int | str]) -> None:
     assert 0 <= key_of(*parts) < 2**63
     assert key_of(*parts) == key_of(*parts)

@@ -76,10 +76,10 @@ def _block_mask(query_frames: int, key_frames: int, queries: int, keys: int, dev
     a_query_frame, a_key_frame = queries // query_frames, keys // key_frames
     offset = key_frames - query_frames
 
-    def allowed(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return k // a_key_frame <= q // a_query_frame + offset
-
-    return create_block_mask(allowed, None, None, queries, keys, device=device)
+    # A lambda: create_block_mask counts its parameters, which a function wrapped by the tests' shape checks would hide.
+    return create_block_mask(
+        lambda _b, _h, q, k: k // a_key_frame <= q // a_query_frame + offset, None, None, queries, keys, device=device
+    )
 
 
 @lru_cache(maxsize=1)

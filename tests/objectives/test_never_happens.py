@@ -21,7 +21,7 @@ from builders import (
     make_visible,
     seeded,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -34,6 +34,7 @@ from nextvid.objectives import NextVid
 from nextvid.targets.pixels import Pixels
 
 Patch = AbstractContextManager
+often = settings(max_examples=3 * settings().max_examples)
 
 
 def some_frame(data: st.DataObject, case: Case) -> int:
@@ -65,6 +66,7 @@ def attend_one_frame_ahead(q: Tensor, k: Tensor, v: Tensor, query_frames: int, k
 # A pixel of frame t changes an encoder output of a frame < t.
 
 
+@often
 @given(case=cases(), data=st.data())
 def test_encoder_never_sees_the_future(case: Case, data: st.DataObject) -> None:
     visible = data.draw(st.sampled_from([None, some_places(data, case)]), "visible")
@@ -101,6 +103,7 @@ def test_an_encoder_that_reads_nothing_is_caught() -> None:
 # A pixel of a frame >= t, or of a hidden patch, changes z_t.
 
 
+@often
 @given(case=cases(), data=st.data())
 def test_prediction_sees_only_the_visible_past(case: Case, data: st.DataObject) -> None:
     visible, frame = some_places(data, case), some_frame(data, case)
@@ -168,6 +171,7 @@ def decoder_inputs(case: Case, channels: int = 5, condition_width: int = 7) -> t
     return noisy, z, torch.rand(shape[:2], generator=draw)
 
 
+@often
 @given(case=cases(), data=st.data())
 def test_decoder_stays_inside_the_frame(case: Case, data: st.DataObject) -> None:
     frame = some_frame(data, case)
@@ -295,11 +299,13 @@ def test_a_trained_reference_is_caught() -> None:
 # The encoder, frame by frame with a cache, differs from the whole clip.
 
 
+@often
 @given(case=cases(min_frames=1), spare=st.integers(0, 2))
 def test_stream_equals_clip(case: Case, spare: int) -> None:
     leaks.check_stream_equals_clip(make_encoder(case), case, make_video(case), case.frames + spare)
 
 
+@often
 @given(case=cases(), window=st.integers(1, 3), more=st.integers(1, 2))
 def test_stream_slides(case: Case, window: int, more: int) -> None:
     frames = (window - 1) * case.depth + 1 + more
