@@ -143,10 +143,6 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _clips_can_be_cut(self) -> "Recipe":
-        if self.encoder.width % self.encoder.heads or self.encoder.width // self.encoder.heads % 2:
-            raise ValueError(
-                f"encoder.width={self.encoder.width} does not split into encoder.heads={self.encoder.heads} heads of even width"
-            )
         for index, stage in enumerate(self.stages):
             where = f"stages[{index}] ('{stage.name}')"
             if stage.frames % self.encoder.tubelet:
@@ -158,6 +154,10 @@ class Recipe(Strict):
                 raise ValueError(
                     f"{where}: frames={stage.frames} is one latent frame; predicting the next one needs two or more"
                 )
+            if not any(max(ends) > 0 for ends in stage.weights.values()):
+                raise ValueError(f"{where}: all loss weights are 0, so there is nothing to learn from")
+            if self.objective.reference_norm == "batch" and stage.batch < 2:
+                raise ValueError(f"{where}: objective.reference_norm=batch needs a batch of two or more")
             if stage.size % self.encoder.patch:
                 raise ValueError(
                     f"{where}: size={stage.size} pixels is not a multiple of the patch of {self.encoder.patch} pixels; "
@@ -176,7 +176,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     file = _find_recipe(path)
     try:
         raw = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise UserError(

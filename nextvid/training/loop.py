@@ -89,6 +89,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
     torch.manual_seed(key_of("init", recipe.seed))
     objective = build_objective(recipe)
     objective.to(device)
+    for stage in reversed(recipe.stages):
+        objective.begin_stage(stage)
     schedule = schedule_of(recipe, list(objective.parts()))
     optimiser = build_optimiser(objective, recipe.training)
     return Trainer(objective, optimiser, schedule, recipe, device, Progress())

@@ -212,6 +212,19 @@ def test_the_encoder_of_a_run_loads(whole: Path) -> None:
     torch.testing.assert_close(pushed, tokens, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [({"flow": 0, "alignment": 0}, "nothing to learn from"), ({"flwo": 1}, "did you mean 'flow'")],
+)
+def test_impossible_loss_weights_are_refused_before_anything_is_written(
+    tmp_path: Path, weights: dict[str, float], sentence: str
+) -> None:
+    stage = nano_recipe().model_dump()["stages"][1]
+    with pytest.raises(UserError, match=sentence):
+        loop.pretrain(nano_recipe(stages=[{**stage, "weights": weights}]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_wrong_footage_leaves_no_folder_behind(tmp_path: Path) -> None:
     data = {"sources": [{"path": str(tmp_path / "nowhere")}]}
     with pytest.raises(UserError, match="no footage at"):
