@@ -204,7 +204,7 @@ def test_the_name_is_the_files_unless_it_says_otherwise(tmp_path: Path) -> None:
         ("data.sources.0={path: a=b}", lambda r: r.data.sources[0].path, "a=b"),
         ("name=null-hypothesis", lambda r: r.name, "null-hypothesis"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_overrides(tmp_path: Path, override: str, read: Any, value: object) -> None:
     file = write(tmp_path, recipe_mapping())
