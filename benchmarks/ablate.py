@@ -1,10 +1,10 @@
 """Small ablations of a recipe at equal steps: pretrain with overrides, probe, and append a row to a results file.
 
-    python benchmarks/ablate.py --steps 400 --out runs/ablations "base" "no alignment: stages.0.weights.alignment=0 …"
+    python benchmarks/ablate.py --steps 400 --out runs/ablations "base" "fast reference: stages.0.ema=0.99 stages.1.ema=0.99"
 
-Each argument is a row's name, then perhaps a colon and overrides separated by blanks. Rows that are in the results file
-already are skipped, so that a study that was stopped goes on. Every row is read on a held-out part of train as well as
-on test: choose by the held-out figure.
+``--steps`` counts all stages; the second one takes what the others leave. Each argument is a row's name, then perhaps a
+colon and overrides separated by blanks. Rows that are in the results file already are skipped, so that a study that was
+stopped goes on. Every row is read on a held-out part of train as well as on test: choose by the held-out figure.
 """
 
 import argparse
@@ -45,7 +45,9 @@ def main() -> None:
 def run_row(name: str, overrides: list[str], arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Pretrain one row in a folder of its own, probe it, and give its figures."""
     first = load_recipe(arguments.recipe, overrides)
-    main_steps = arguments.steps - first.stages[0].steps
+    main_steps = arguments.steps - (first.steps - first.stages[1].steps)
+    if main_steps < 1:
+        raise SystemExit(f"--steps {arguments.steps} leaves none for the second stage of recipe '{first.name}'")
     fixed = ["data.workers=0", f"training.threads={arguments.threads}", f"stages.1.steps={main_steps}"]
     recipe = load_recipe(arguments.recipe, [*overrides, *fixed])
     folder = arguments.out / name.replace(" ", "_").replace("/", "-")

@@ -91,7 +91,7 @@ def _print(figures: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Run a verb; exit codes: 0 done, 2 wrong input, 75 stopped with everything saved, 1 anything else."""
-    # Threads that spin at a barrier while another process holds their core make a step forty times slower; threads that
+    # Threads that spin at a barrier while another process holds their core make a step many times slower; threads that
     # sleep at once make every step slower. A short spin has neither fault. Read when torch is imported, so set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
