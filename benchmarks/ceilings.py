@@ -1,6 +1,6 @@
 """Supervised ceilings of the built-in benchmarks: an encoder of the recipe's size trained end to end on the labels.
 
-    python benchmarks/ceilings.py moving-sprites/plain camera-moves/still --steps 1200
+    python benchmarks/ceilings.py moving-sprites/plain camera-moves/still --steps 3000
 
 Writes ``nextvid/evaluation/ceilings.json``, which the probe's tables quote.
 """
@@ -30,9 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="+")
     parser.add_argument("--recipe", default="tiny")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--probe-lr", type=float, default=3e-3)
     parser.add_argument("--test-clips", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -49,11 +50,11 @@ def _ceiling(benchmark: str, level: str, arguments: argparse.Namespace) -> dict[
     test = render(benchmarks.load(benchmark, level, "test", arguments.test_clips), spec)
     clips = fresh_clips(benchmarks.load(benchmark, level, "train", ENDLESS), spec, arguments.batch)
     torch.manual_seed(key_of("supervised", recipe.seed))
-    config = SupervisedConfig(steps=arguments.steps, lr=arguments.lr)
+    config = SupervisedConfig(steps=arguments.steps, lr=arguments.lr, probe_lr=arguments.probe_lr)
     result = train_supervised(Encoder(recipe.encoder), recipe.encoder.width, clips, test, config)
     how = (
         f"{arguments.steps} steps of {arguments.batch} fresh clips, AdamW, lr {arguments.lr:g} "
-        f"(probes {config.probe_lr:g}), benchmarks/ceilings.py"
+        f"(probes {config.probe_lr:g}), encoder of recipe {recipe.name}, benchmarks/ceilings.py"
     )
     return {
         f"{benchmark}/{level}/{task}/{spec.frames}x{spec.size}@{spec.fps:g}": {

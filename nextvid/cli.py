@@ -37,17 +37,20 @@ def pretrain(
     Example: nextvid pretrain recipes/tiny.yaml data.sources='[{path: my_videos, weight: 1.0}]' --out runs/mine
     """
     from nextvid.config import load_recipe  # noqa: PLC0415
+    from nextvid.evaluation.show import report_run  # noqa: PLC0415
     from nextvid.training import loop  # noqa: PLC0415
 
     chosen = load_recipe(recipe, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
     console = Console(stderr=as_json)
-    figures = loop.pretrain(chosen, out or Path("runs") / chosen.name, steps, console)
+    folder = out or Path("runs") / chosen.name
+    figures = loop.pretrain(chosen, folder, steps, console)
+    console.print(f"page: {report_run(folder, console)}", highlight=False)
     _print(figures, as_json)
 
 
 @app.command()
 def probe(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or an encoder.safetensors.")],
+    run: Annotated[str, typer.Argument(help="A run's folder, an encoder.safetensors, or nextvid-tiny.")],
     benchmark: Annotated[str, typer.Option(help="moving-sprites or camera-moves.")],
     level: Annotated[str | None, typer.Option(help="A level of the benchmark; by default its first.")] = None,
     task: Annotated[str | None, typer.Option(help="A task of the benchmark; by default its first.")] = None,
@@ -75,7 +78,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another run: give it another folder.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Pretrain a small encoder on real footage for minutes, then read motion and digits from it.
+    """Pretrain a small encoder for minutes, go on from the released one, and show what each reads and draws on a page.
 
     Example: nextvid demo
     """

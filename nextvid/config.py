@@ -118,11 +118,15 @@ class TrainingConfig(Strict):
 
 
 class Recipe(Strict):
-    """Everything that defines a run."""
+    """Everything that defines a run.
+
+    ``init``: start from the weights of another run (its folder), a released file, or a released encoder by name.
+    """
 
     version: Literal[1] = 1
     name: str
     seed: Annotated[int, Field(ge=0)] = 0
+    init: str | None = None
     encoder: EncoderConfig
     objective: NextVidConfig
     data: DataConfig

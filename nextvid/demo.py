@@ -1,4 +1,4 @@
-"""The demo: pretrain the tiny recipe on the built-in footage, then show what a probe reads from the encoder."""
+"""The demo: minutes of pretraining from nothing and from the released encoder, what a probe reads from each, and the page."""
 
 import time
 from dataclasses import dataclass
@@ -8,12 +8,18 @@ from typing import Any
 from rich.console import Console
 
 from nextvid.config import load_recipe
+from nextvid.data import benchmarks
 from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.benchmark import measure, prepare
 from nextvid.evaluation.command import table_of
+from nextvid.evaluation.features import render
+from nextvid.evaluation.generation import draw_next_frames, figures
 from nextvid.evaluation.probe import ProbeConfig
-from nextvid.inference.load import load
+from nextvid.evaluation.show import show
+from nextvid.inference.load import LoadedEncoder, load
+from nextvid.report import write_report
 from nextvid.training.loop import pretrain
+from nextvid.training.release import load_objective
 from nextvid.training.run import Run
 
 
@@ -30,23 +36,69 @@ PROOFS = (
     Proof("moving-sprites", "plain", {"motion": "motion", "digit": "digit"}),
     Proof("camera-moves", "still", {"camera": "move"}),
 )
-TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 2500, 2000, 15
+RELEASED = "nextvid-tiny"
+TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 2500, 2000, 10
+DRAWN_BENCHMARK, DRAWN_LEVEL, DRAWN_CLIPS, ROLLED_CLIPS = "moving-sprites", "still", 60, 12
 
 
 def run_demo(out: Path, seed: int, console: Console) -> dict[str, Any]:
-    """Pretrain in ``out``, or go on there, and probe; returns what ``metrics.json`` holds."""
-    recipe = load_recipe("tiny", ["name=demo", f"seed={seed}"])
-    pretrain(recipe, out, console=console)
+    """Pretrain in ``out`` and ``out/continued``, or go on there, measure, and write ``report.html``.
+
+    Returns what ``metrics.json`` holds.
+    """
+    pretrain(load_recipe("tiny", ["name=demo", f"seed={seed}"]), out, console=console)
+    console.print(f"continued pretraining from {RELEASED} …", highlight=False)
+    pretrain(
+        load_recipe("adapt", ["name=demo-continued", f"seed={seed}"]), _continued(out), console=Console(quiet=True)
+    )
     started = time.monotonic()
-    encoder = load(out)
+    encoders = {"this": load(out), "continued": load(_continued(out)), "reference": load(RELEASED)}
+    probes = _probe(encoders, console)
+    console.print(table_of(probes))
+    generation, pictures = _draw(out, encoders["reference"], console)
+    Run(out).update_metrics({"probe": probes, "generation": generation})
+    found = Run(out).update_metrics({"evaluation": {"seconds": time.monotonic() - started}})
+    console.print(f"page: {write_report(out, pictures)}", highlight=False)
+    return found
+
+
+def _continued(out: Path) -> Path:
+    return out / "continued"
+
+
+def _spec(encoder: LoadedEncoder) -> ClipSpec:
     clip = encoder.settings["clip"]
-    spec = ClipSpec(clip["frames"], clip["fps"], clip["size"])
+    return ClipSpec(clip["frames"], clip["fps"], clip["size"])
+
+
+def _probe(encoders: dict[str, LoadedEncoder], console: Console) -> dict[str, Any]:
+    this = encoders["this"]
+    others = {name: encoder for name, encoder in encoders.items() if encoder is not this}
     probes: dict[str, Any] = {}
     for proof in PROOFS:
-        console.print(f"reading {', '.join(proof.tasks)} from the frozen encoder ({proof.benchmark}, {proof.level}) …")
-        measurement = prepare(proof.benchmark, proof.level, spec, TRAIN_CLIPS, TEST_CLIPS, ProbeConfig(epochs=EPOCHS))
-        found = measure(encoder, encoder.encoder.config, measurement, list(proof.tasks.values()))
+        console.print(f"reading {', '.join(proof.tasks)} from frozen encoders ({proof.benchmark}, {proof.level}) …")
+        config = ProbeConfig(epochs=EPOCHS)
+        measurement = prepare(proof.benchmark, proof.level, _spec(this), TRAIN_CLIPS, TEST_CLIPS, config)
+        found = measure(this, this.encoder.config, measurement, list(proof.tasks.values()), others=others)
         probes |= {name: found[task] for name, task in proof.tasks.items()}
-    console.print(table_of(probes))
-    figures = {"probe": probes, "evaluation": {"seconds": time.monotonic() - started}}
-    return Run(out).update_metrics(figures)
+    return probes
+
+
+def _draw(out: Path, reference: LoadedEncoder, console: Console) -> tuple[dict[str, Any], Any]:
+    """Next frames over still pictures from the released model, beside those of the other two."""
+    console.print(f"drawing next frames ({DRAWN_BENCHMARK}, {DRAWN_LEVEL}) …")
+    spec = _spec(reference)
+    clips = render(benchmarks.load(DRAWN_BENCHMARK, DRAWN_LEVEL, "test", DRAWN_CLIPS), spec, progress=False).frames
+    longer = render(
+        benchmarks.load(DRAWN_BENCHMARK, DRAWN_LEVEL, "test", ROLLED_CLIPS),
+        ClipSpec(2 * spec.frames, spec.fps, spec.size),
+        progress=False,
+    ).frames
+    objective, recipe = load_objective(RELEASED)
+    found, pictures = show(objective, recipe, clips, longer)
+    beside = {
+        name: figures(draw_next_frames(load_objective(folder)[0], clips))["next_frame"]
+        for name, folder in (("this", out), ("continued", _continued(out)))
+    }
+    where = {"benchmark": DRAWN_BENCHMARK, "level": DRAWN_LEVEL, "model": RELEASED}
+    return {**where, **found, "others": beside}, pictures

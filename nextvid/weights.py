@@ -1,5 +1,6 @@
 """Weights from a file into a model: everything, or an error that names what does not fit."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,10 +15,23 @@ def load_weights(model: torch.nn.Module, file: Path, prefix: str = "") -> None:
 
     Raises ``UserError`` naming what does not fit.
     """
+    saved = read_tensors(file)
+    fill(model, {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}, file)
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file. Raises ``UserError`` where it cannot be read as one."""
     try:
-        saved = {k.removeprefix(prefix): v for k, v in load_file(file).items() if k.startswith(prefix)}
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read as safetensors ({error})") from error
+
+
+def fill(model: torch.nn.Module, saved: Mapping[str, torch.Tensor], origin: Path) -> None:
+    """Give ``model`` exactly the tensors ``saved``, which came from ``origin``, in the model's own precision.
+
+    Raises ``UserError`` naming what does not fit.
+    """
     wanted = model.state_dict()
     misfits: list[str] = [f"{key} is missing" for key in wanted if key not in saved]
     misfits += [f"{key} is unknown" for key in saved if key not in wanted]
@@ -29,6 +43,6 @@ def load_weights(model: torch.nn.Module, file: Path, prefix: str = "") -> None:
     if misfits:
         shown = "; ".join(misfits[:3]) + (f"; and {len(misfits) - 3} more" if len(misfits) > 3 else "")
         raise UserError(
-            f"{file} holds another architecture than asked for: {shown}. Use the recipe that it was made with"
+            f"{origin} holds another architecture than asked for: {shown}. Use the recipe that it was made with"
         )
     model.load_state_dict(saved)

@@ -1,6 +1,7 @@
 """An encoder on a built-in benchmark, beside what needs no learning."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,17 @@ def figures(
 
 
 def measure(
-    encode: Encode, config: EncoderConfig, measurement: Measurement, tasks: list[str], progress: bool = True
+    encode: Encode,
+    config: EncoderConfig,
+    measurement: Measurement,
+    tasks: list[str],
+    progress: bool = True,
+    others: Mapping[str, Encode] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Every task's figures: the encoder's probe beside all baselines and the supervised ceiling where there is one."""
+    """Every task's figures: the encoder's probe beside all baselines and the supervised ceiling where there is one.
+
+    The scores of ``others``, further trained encoders by name, stand beside ``top1`` under their names.
+    """
     found = measurement.probe_all(encode, tasks, progress)
     beside: dict[str, dict[str, Any]] = {task: {} for task in tasks}
     for name, baseline in baseline_encoders(config).items():
@@ -133,4 +142,8 @@ def measure(
         ceiling = supervised_ceiling(measurement, task)
         if ceiling:
             beside[task]["supervised"] = ceiling
-    return {task: figures(measurement, task, found[task], beside[task]) for task in tasks}
+    table = {task: figures(measurement, task, found[task], beside[task]) for task in tasks}
+    for name, other in (others or {}).items():
+        for task, result in measurement.probe_all(other, tasks, progress).items():
+            table[task][name] = score(result)
+    return table

@@ -12,12 +12,13 @@ from nextvid.evaluation.benchmark import check_task, measure, prepare
 from nextvid.evaluation.probe import ProbeConfig
 from nextvid.files import replace_json
 from nextvid.inference.load import load
+from nextvid.inference.released import is_released
 
 FORMAT_VERSION = 1
 
 
 def probe_run(
-    run: Path,
+    run: str,
     benchmark: str,
     level: str | None,
     task: str | None,
@@ -27,7 +28,7 @@ def probe_run(
     standardise: bool,
     console: Console,
 ) -> dict[str, Any]:
-    """Probe a run's encoder on clips such as it was trained on; also writes the figures beside its weights."""
+    """Probe a run's or a released encoder on clips such as it was trained on; a run's figures go beside its weights too."""
     if weights not in ("ema", "online"):
         raise UserError(f"--weights is ema or online, not '{weights}'")
     encoder = load(run, cast(Literal["ema", "online"], weights))
@@ -38,8 +39,9 @@ def probe_run(
     task = check_task(measurement, task)
     found = measure(encoder, encoder.encoder.config, measurement, [task])[task]
     found = {"format_version": FORMAT_VERSION, "weights": weights, **found}
-    folder = run if run.is_dir() else run.parent
-    replace_json(folder / f"probe_{benchmark}_{measurement.level}_{task}_{weights}.json", found)
+    if not is_released(run):
+        folder = Path(run) if Path(run).is_dir() else Path(run).parent
+        replace_json(folder / f"probe_{benchmark}_{measurement.level}_{task}_{weights}.json", found)
     console.print(table_of({task: found}))
     return found
 
@@ -50,11 +52,16 @@ def table_of(tasks: dict[str, dict[str, Any]]) -> Table:
     table.add_column("encoder")
     for name, figures in tasks.items():
         table.add_column(f"{name}: {figures['benchmark']} {figures['level']}", justify="right")
-    rows = ["this encoder", *dict.fromkeys(row for figures in tasks.values() for row in figures["baselines"])]
-    for row in rows:
-        cells = [figures if row == "this encoder" else figures["baselines"].get(row) for figures in tasks.values()]
+    for row in dict.fromkeys(row for figures in tasks.values() for row in _scores(figures)):
+        cells = [_scores(figures).get(row) for figures in tasks.values()]
         table.add_row(row.replace("_", " "), *[_cell(cell) for cell in cells])
     return table
+
+
+def _scores(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every encoder's score on a task: this one, other trained ones, then the baselines."""
+    others = {name: value for name, value in figures.items() if isinstance(value, dict) and "top1" in value}
+    return {"this encoder": figures, **others, **figures["baselines"]}
 
 
 def _cell(score: dict[str, Any] | None) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nextvid.errors import UserError
 from nextvid.inference.frames import AnyFrames, prepare
+from nextvid.inference.released import find_released, is_released, released_names
 from nextvid.inference.streaming import Stream
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTokens
 from nextvid.weights import load_weights
@@ -22,7 +23,7 @@ FORMAT_VERSION = 1
 def load(
     path: str | Path, weights: Literal["ema", "online"] = "ema", device: str | torch.device = "cpu"
 ) -> "LoadedEncoder":
-    """The encoder of a run's folder, or of an ``encoder.safetensors``.
+    """The encoder of a run's folder, of an ``encoder.safetensors``, or a released one by name (``nextvid-tiny``).
 
     ``weights`` chooses the moving average or the online encoder. Raises ``UserError`` where there is none, where it was
     written by another format version, or where weights and configuration do not fit.
@@ -52,6 +53,8 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _weights_file(path: Path) -> Path:
+    if is_released(path):
+        return find_released(path)
     file = path / "encoder.safetensors" if path.is_dir() else path
     if file.is_file():
         return file
@@ -59,7 +62,9 @@ def _weights_file(path: Path) -> Path:
         raise UserError(
             f"{path} holds no encoder.safetensors; is it a run's folder, and has the run saved a checkpoint?"
         )
-    raise UserError(f"there is no run or weights file at {path}")
+    raise UserError(
+        f"there is no run or weights file at {path}; released encoders by name: {', '.join(released_names()) or 'none'}"
+    )
 
 
 class LoadedEncoder(nn.Module):

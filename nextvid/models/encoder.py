@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nextvid.models.attention import Pattern
+from nextvid.models.frequencies import levelling
 from nextvid.models.layers import (
     KeyValue,
     Mlp,
@@ -27,7 +28,11 @@ FrameTokens = Float[Tensor, "batch latent_frames places width"]
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The encoder's shape; ``patch`` in pixels, ``tubelet`` in raw frames."""
+    """The encoder's shape; ``patch`` in pixels, ``tubelet`` in raw frames.
+
+    ``input``: what the patch embedding reads: ``pixels``, or ``cosine``, their levelled frequencies
+    (:func:`nextvid.models.frequencies.levelling`).
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -38,6 +43,7 @@ class EncoderConfig:
     patch: int = 16
     tubelet: int = 2
     attention: Pattern = "frame_causal"
+    input: Literal["pixels", "cosine"] = "pixels"
 
     def __post_init__(self) -> None:
         check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
@@ -111,9 +117,13 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Frames to tokens; a token of frame ``i`` reads the visible tokens of frames ``<= i`` only."""
 
+    levelling: Tensor
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        if config.input == "cosine":
+            self.register_buffer("levelling", levelling(config.patch, config.tubelet), persistent=False)
         self.patch_embed = nn.Linear(config.tubelet * 3 * config.patch**2, config.width)
         blocks = [Block(config) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
@@ -148,6 +158,8 @@ class Encoder(nn.Module):
             patches = gather_places(patches, visible)
             positions = positions[0][:, visible].transpose(0, 1)
         rotation = rotations(positions.flatten(1, 2), self.config.width // self.config.heads)
+        if self.config.input == "cosine":
+            patches = patches @ self.levelling
         x = self.patch_embed(patches).flatten(1, 2)
         layers = self._run_blocks(x, rotation, t, self._layers_wanted(return_layers), cache)
         outputs = [self.norm(layer).unflatten(1, (t, -1)) for layer in layers]

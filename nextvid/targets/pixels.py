@@ -1,11 +1,11 @@
 """Pixels as a target space: every patch token is the tubelet of pixels beneath it, perhaps at a lower resolution.
 
 In the basis ``dct`` a tubelet is written as its 3-D cosine transform (orthonormal: nothing is lost), and every coefficient
-is normalised to mean 0 and deviation 1 over clips, as latents are. Raw pixels are nearly all mean colour; in this basis an
-edge, or the difference between the two frames, counts as much.
+is normalised to mean 0 and, with ``whiten: 1``, deviation 1 over clips, as latents are. Raw pixels are nearly all mean
+colour; in this basis an edge, or the difference between the two frames, counts as much. ``whiten: 0`` keeps the
+coefficients' own proportions (as loss: that of pixels), and between them the deviation is left to the power ``1 - whiten``.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from nextvid.errors import UserError
 from nextvid.models.encoder import FrameTensor, patchify, unpatchify
+from nextvid.models.frequencies import tubelet_basis
 
 Latents = Float[Tensor, "batch latent_frames places channels"]
 SMALLEST_DEVIATION = 0.02
@@ -26,7 +27,7 @@ class PixelsConfig:
     """``downsample``: each side is averaged down by this factor first.
 
     ``basis``: ``pixels``, normalised by ``mean`` and ``std`` (of values in [-1, 1]), or ``dct``, normalised coefficient by
-    coefficient by what :meth:`Pixels.fit` measures.
+    coefficient by what :meth:`Pixels.fit` measures, as far as ``whiten`` (0 to 1) says.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -34,20 +35,17 @@ class PixelsConfig:
     name: Literal["pixels"] = "pixels"
     downsample: int = 1
     basis: Literal["pixels", "dct"] = "pixels"
+    whiten: float = 1.0
     mean: float = 0.0
     std: float = 0.5
 
     def __post_init__(self) -> None:
         if self.downsample < 1 or self.std <= 0:
             raise ValueError(f"downsample={self.downsample} must be 1 or more, and std={self.std} above 0")
-
-
-def cosine_basis(n: int) -> Float[Tensor, "n n"]:
-    """The orthonormal DCT-II of ``n`` points; row *k* is the cosine of frequency *k*."""
-    k, i = torch.arange(n)[:, None], torch.arange(n)[None]
-    basis = torch.cos(math.pi * k * (2 * i + 1) / (2 * n)) * math.sqrt(2 / n)
-    basis[0] /= math.sqrt(2)
-    return basis
+        if not 0 <= self.whiten <= 1:
+            raise ValueError(f"whiten={self.whiten} must lie in [0, 1]")
+        if self.whiten != 1 and self.basis != "dct":
+            raise ValueError(f"whiten={self.whiten} is for basis=dct; pixels are normalised by mean and std")
 
 
 class Pixels(nn.Module):
@@ -78,16 +76,20 @@ class Pixels(nn.Module):
     def _transform(self) -> Float[Tensor, "channels channels"]:
         if self.config.basis == "pixels":
             return torch.eye(self.channels)
-        plane = torch.kron(cosine_basis(self.patch), cosine_basis(self.patch))
-        return torch.kron(cosine_basis(self.tubelet), torch.kron(cosine_basis(3), plane))
+        return tubelet_basis(self.patch, self.tubelet)
 
     @torch.no_grad()
     def fit(self, frames: FrameTensor) -> None:
-        """Measure each coefficient's mean and deviation on clips in [-1, 1]; only in the basis ``dct``."""
+        """Measure each coefficient's mean and deviation on clips in [-1, 1]; only in the basis ``dct``.
+
+        The latents have a mean square of 1 over all coefficients, whatever ``whiten`` is.
+        """
         if self.config.basis == "dct":
             raw = self._raw(frames).flatten(0, 2)
             self.mean.copy_(raw.mean(dim=0))
-            self.std.copy_(raw.std(dim=0).clamp(min=SMALLEST_DEVIATION))
+            deviation = raw.std(dim=0).clamp(min=SMALLEST_DEVIATION)
+            kept = deviation ** (1 - self.config.whiten)
+            self.std.copy_(deviation / kept * kept.square().mean().sqrt())
 
     @torch.no_grad()
     def encode(self, frames: FrameTensor) -> Latents:

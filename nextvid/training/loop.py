@@ -33,6 +33,7 @@ from nextvid.training.checkpoint import (
 from nextvid.training.display import Display
 from nextvid.training.footage import BrokenFiles, build_mixtures, keep_file_lists
 from nextvid.training.optim import build_optimiser, set_learning_rates
+from nextvid.training.release import start_from
 from nextvid.training.run import Run
 from nextvid.training.stages import Schedule, schedule_of
 
@@ -66,7 +67,11 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
     run.open(recipe)
     keep_file_lists(mixtures, run.path)
     _resume(run, trainer, console)
-    if trainer.progress.step == 0:
+    _warn_of_slow_half(trainer, console)
+    if trainer.progress.step == 0 and recipe.init is not None:
+        start_from(trainer.objective, recipe.init)
+        console.print(f"starting from the weights of {recipe.init}", highlight=False)
+    elif trainer.progress.step == 0:
         trainer.objective.before_training(_first_clips(trainer, mixtures[0]))
     else:
         # A run that was killed between its checkpoint and its export has an older encoder beside it, or none.
@@ -171,6 +176,29 @@ def _first_clips(trainer: Trainer, mixture: Mixture) -> Batch:
 def _autocast(trainer: Trainer) -> AbstractContextManager[Any]:
     half = trainer.recipe.training.precision == "bfloat16"
     return torch.autocast(trainer.device.type, torch.bfloat16, enabled=half)
+
+
+def _warn_of_slow_half(trainer: Trainer, console: Console) -> None:
+    """bfloat16 without instructions for it is emulated, which can make a step tens of times slower: say so."""
+    if trainer.recipe.training.precision != "bfloat16" or trainer.device.type != "cpu":
+        return
+    ratio = _seconds_of_product(torch.bfloat16) / _seconds_of_product(torch.float32)
+    if ratio > 2:
+        console.print(
+            f"[yellow]training.precision=bfloat16, but on this processor bfloat16 products take {ratio:.0f} times as long as "
+            "float32; use training.precision=float32",
+            highlight=False,
+        )
+
+
+def _seconds_of_product(dtype: torch.dtype) -> float:
+    a, b = torch.ones(512, 128, dtype=dtype), torch.ones(128, 256, dtype=dtype)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def _device(name: str) -> torch.device:

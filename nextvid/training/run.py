@@ -101,16 +101,7 @@ class Run:
             for name, encoder in objective.exports().items()
             for key, value in encoder.state_dict().items()
         }
-        last = recipe.stages[-1]
-        config = {
-            "format_version": FORMAT_VERSION,
-            "encoder": asdict(recipe.encoder),
-            "objective": recipe.objective.name,
-            "recipe": recipe.name,
-            "step": step,
-            "clip": {"frames": last.frames, "fps": last.fps, "size": last.size},
-            "weights": list(objective.exports()),
-        }
+        config = encoder_config(objective, recipe, step)
         replace_file(self.path / "encoder.safetensors", save(tensors, metadata={"config": json.dumps(config)}))
         replace_json(self.path / "config.json", config)
 
@@ -122,3 +113,17 @@ class Run:
             merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
         replace_json(file, merged)
         return merged
+
+
+def encoder_config(objective: Objective, recipe: Recipe, step: int) -> dict[str, Any]:
+    """What a weights file says of its encoders: their shape, and the clips that they were trained on."""
+    last = recipe.stages[-1]
+    return {
+        "format_version": FORMAT_VERSION,
+        "encoder": asdict(recipe.encoder),
+        "objective": recipe.objective.name,
+        "recipe": recipe.name,
+        "step": step,
+        "clip": {"frames": last.frames, "fps": last.fps, "size": last.size},
+        "weights": list(objective.exports()),
+    }

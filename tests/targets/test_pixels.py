@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nextvid.errors import UserError
 from nextvid.models.encoder import patchify
-from nextvid.targets.pixels import SMALLEST_DEVIATION, Pixels, PixelsConfig, cosine_basis
+from nextvid.models.frequencies import cosine_basis
+from nextvid.targets.pixels import SMALLEST_DEVIATION, Pixels, PixelsConfig
 
 BASES = ["pixels", "dct"]
 

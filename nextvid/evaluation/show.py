@@ -1,0 +1,119 @@
+"""What one would rather look at than read: what a run's parts see, draw and tell apart, for its page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from rich.console import Console
+from torch import Tensor
+
+from nextvid.config import Recipe
+from nextvid.data.loader import BatchPlan, make_batch
+from nextvid.data.transforms import normalise
+from nextvid.evaluation.generation import Drawn, draw_next_frames, figures, roll_out, roll_out_figures
+from nextvid.masking import draw_batch
+from nextvid.models.encoder import tokens_of
+from nextvid.objectives.nextvid import NextVid
+from nextvid.randomness import key_of
+from nextvid.report import Pictures, write_report
+from nextvid.training.footage import build_mixtures
+from nextvid.training.release import load_objective
+from nextvid.training.run import Run
+
+Clips = UInt8[Tensor, "clips frames 3 height width"]
+LongClips = UInt8[Tensor, "rolled long 3 height width"]
+Images = UInt8[np.ndarray, "clips shown height width 3"]
+
+SHOWN, MEASURED = 6, 24
+GREY = 128
+CLIPPED = 0.02
+"""The share of feature values at either end that become black or full colour."""
+
+
+def report_run(out: Path, console: Console) -> Path:
+    """Draw from a run's last checkpoint on unseen clips of its own footage; writes figures and ``report.html``."""
+    objective, recipe = load_objective(out)
+    console.print("drawing for the page …")
+    clips = unseen_clips(recipe, out, MEASURED)
+    longer = unseen_clips(recipe, out, SHOWN, times=2)
+    found, pictures = show(objective, recipe, clips, longer)
+    Run(out).update_metrics({"generation": {"footage": "unseen clips of the run's own sources", **found}})
+    return write_report(out, pictures)
+
+
+def unseen_clips(recipe: Recipe, run: Path, clips: int, times: int = 1) -> Clips:
+    """Clips of the last stage's sources that follow the last one trained on; ``times`` as long."""
+    last = recipe.stages[-1]
+    mixture = build_mixtures(recipe, run, Console(quiet=True))[-1]
+    first = sum(stage.steps * stage.batch for stage in recipe.stages)
+    return make_batch(mixture, BatchPlan(first, clips, times * last.frames, last.fps, last.size)).frames
+
+
+def show(objective: NextVid, recipe: Recipe, clips: Clips, longer: LongClips) -> tuple[dict[str, Any], Pictures]:
+    """Generation figures over ``clips``, roll-out figures over the ``longer`` ones, and pictures of the first few."""
+    tubelet = recipe.encoder.tubelet
+    drawn = draw_next_frames(objective, clips)
+    latent = recipe.stages[-1].frames // tubelet
+    context = longer.shape[1] // tubelet // 2 * tubelet
+    rolled = roll_out(objective, longer[:SHOWN], context, window=max(1, latent - 1))
+    found = {**figures(drawn), "rollout": roll_out_figures(rolled, tubelet)}
+    return found, _pictures(objective, recipe, clips[:SHOWN], longer[:SHOWN], rolled, context)
+
+
+def feature_maps(
+    tokens: Float[Tensor, "clips time rows columns width"],
+) -> UInt8[np.ndarray, "clips time rows columns 3"]:
+    """The first three principal components of the tokens over all clips, each from its 2nd to its 98th percentile, as RGB."""
+    flat = tokens.flatten(0, 3).float()
+    flat = flat - flat.mean(dim=0)
+    _, _, directions = torch.linalg.svd(flat, full_matrices=False)
+    parts = flat @ directions[:3].T
+    low, high = torch.quantile(parts, CLIPPED, dim=0), torch.quantile(parts, 1 - CLIPPED, dim=0)
+    scaled = ((parts - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    return (scaled * 255).round().to(torch.uint8).unflatten(0, tokens.shape[:4]).numpy()
+
+
+def _pictures(
+    objective: NextVid, recipe: Recipe, clips: Clips, longer: LongClips, rolled: Drawn, context: int
+) -> Pictures:
+    frames = normalise(clips)
+    _, rows, columns = objective.encoder.grid(frames)
+    keys = [key_of("shown", i) for i in range(len(clips))]
+    visible = draw_batch(recipe.stages[-1].masks[0], keys, "mask 0", rows, columns)
+    masked = draw_next_frames(objective, clips, samples=1, visible=visible, progress=False)
+    with torch.inference_mode():
+        tokens = tokens_of(objective.reference(frames))
+    before = _small_frames(objective, longer[:, :context])
+    return Pictures(
+        masked_input=_images(_hide(clips, visible, rows, columns)),
+        generated=_bytes(masked.samples[0]),
+        truth=_bytes(masked.truth),
+        rollout_truth=np.concatenate([before, _bytes(rolled.truth)], axis=1),
+        rollout_generated=np.concatenate([before, _bytes(rolled.samples[0])], axis=1),
+        context=context,
+        feature_clips=_images(clips),
+        feature_maps=feature_maps(tokens.unflatten(2, (rows, columns))),
+    )
+
+
+def _hide(clips: Clips, visible: Tensor, rows: int, columns: int) -> Clips:
+    """``clips`` with every place that is not ``visible`` grey."""
+    seen = torch.zeros(len(clips), rows * columns, dtype=torch.bool).scatter_(1, visible, True)
+    patch = clips.shape[-1] // columns
+    mask = seen.view(-1, rows, columns).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+    return torch.where(mask[:, None, None], clips, torch.tensor(GREY, dtype=torch.uint8))
+
+
+def _small_frames(objective: NextVid, clips: Clips) -> Images:
+    small = torch.nn.functional.avg_pool2d(clips.flatten(0, 1).float(), objective.target.config.downsample)
+    return _images(small.round().to(torch.uint8).unflatten(0, clips.shape[:2]))
+
+
+def _bytes(pictures: Tensor) -> Images:
+    return _images((pictures * 255).round().to(torch.uint8))
+
+
+def _images(clips: Tensor) -> Images:
+    return clips.permute(0, 1, 3, 4, 2).contiguous().numpy()

@@ -1,0 +1,92 @@
+"""Curves of a run, from the rows of its ``metrics.jsonl``."""
+
+import io
+import itertools
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, LINE, GRID = "#808890", "#d6542b", "#80889040"
+PART_COLOURS = ("#d6542b", "#2b7fd6", "#3f9b57", "#9b59b6")
+SMOOTHING_ROWS = 9
+
+PANELS = (
+    ("flow", "flow matching loss"),
+    ("alignment", "alignment loss"),
+    ("alignment_skill", "alignment: skill over positions only"),
+    ("grad_norm", "gradient norm"),
+    ("feature_spread", "feature spread over clips"),
+    ("effective_rank", "effective rank of features"),
+    ("lr", "learning rate"),
+)
+
+
+def curves(rows: list[dict[str, Any]], columns: int = 2) -> Figure:
+    """A panel a figure that the rows have: each row faint, a running mean on top, and stages apart by thin lines."""
+    panels = [(key, title) for key, title in PANELS if any(key in row for row in rows)]
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 2.3 * lines), layout="constrained")
+    figure.patch.set_alpha(0)
+    for number, (key, title) in enumerate(panels):
+        axes = figure.add_subplot(lines, columns, number + 1)
+        _dress(axes, title)
+        _mark_stages(axes, rows)
+        if key == "lr":
+            _draw_rates(axes, rows)
+        else:
+            _draw(axes, rows, key)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element with a transparent ground."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _dress(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=INK, labelsize=8, length=2)
+    axes.grid(color=GRID, linewidth=0.6)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def _mark_stages(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for before, after in itertools.pairwise(rows):
+        if before.get("stage") != after.get("stage"):
+            axes.axvline(before["step"], color=INK, linewidth=0.8, linestyle=":")
+
+
+def _draw(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    steps, values = np.array(points, dtype=float).T
+    axes.plot(steps, values, color=LINE, linewidth=0.7, alpha=0.35)
+    axes.plot(steps, running_mean(values), color=LINE, linewidth=1.6)
+    if key == "alignment_skill":
+        axes.axhline(0, color=INK, linewidth=0.8)
+    if key == "grad_norm" and (values > 0).all():
+        axes.set_yscale("log")
+
+
+def _draw_rates(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    parts = list(rows[0]["lr"])
+    for part, colour, width in zip(parts, PART_COLOURS, (3.6, 2.4, 1.2, 0.8), strict=False):
+        axes.plot(
+            [row["step"] for row in rows], [row["lr"][part] for row in rows], color=colour, label=part, linewidth=width
+        )
+    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+
+
+def running_mean(values: np.ndarray, width: int = SMOOTHING_ROWS) -> np.ndarray:
+    """A centred mean over ``width`` values, over fewer at the ends."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    low = np.maximum(np.arange(len(values)) - width // 2, 0)
+    high = np.minimum(np.arange(len(values)) + width // 2 + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)

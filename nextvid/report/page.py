@@ -1,0 +1,106 @@
+"""``report.html``: what a run was trained on, how it went, what a probe reads from it, and what it draws."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from nextvid.errors import UserError
+from nextvid.files import replace_file
+from nextvid.report import pictures as draw
+from nextvid.report.curves import curves, svg
+from nextvid.report.pictures import Pictures
+from nextvid.report.tables import generation_rows, probe_rows, setting_rows, stage_rows
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+FORMAT_VERSION = 1
+
+
+def write_report(run: Path, pictures: Pictures | None = None) -> Path:
+    """Write ``report.html`` into a run's folder from its files, and from ``pictures`` where there are some.
+
+    A section whose figures or pictures are missing says what would fill it. Raises ``UserError`` where there is no run.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run} holds no recipe.yaml; a page is made of a run's folder")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    metrics, environment = _json(run / "metrics.json"), _json(run / "environment.json")
+    rows = read_rows(run)
+    text = _template().render(
+        format_version=FORMAT_VERSION,
+        name=recipe["name"],
+        init=recipe.get("init"),
+        settings=setting_rows(recipe, metrics, environment),
+        stages=stage_rows(recipe),
+        curves=Markup(svg(curves(rows))) if rows else None,
+        probe=probe_rows(metrics.get("probe", {})),
+        generation=generation_rows(metrics.get("generation", {})),
+        generation_of=_where_drawn(metrics.get("generation", {})),
+        shown=_shown(pictures) if pictures else None,
+        command=" ".join(["nextvid", *environment.get("command", [])[1:]]),
+    )
+    page = run / "report.html"
+    replace_file(page, text.encode())
+    return page
+
+
+def save_figures(run: Path, pictures: Pictures, folder: Path) -> list[Path]:
+    """The page's pictures as files: curves, next frames, the roll-out as a film and at rest, feature maps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = range(min(3, len(pictures.truth)))
+    files = {
+        "next-frames.png": draw.png(draw.stack([draw.next_frame_sheet(pictures, clip) for clip in clips])),
+        "features.png": draw.png(draw.stack([draw.feature_sheet(pictures, clip) for clip in clips])),
+        "roll-out.gif": draw.gif(draw.roll_out_film(pictures)),
+        "roll-out.png": draw.png(draw.stack([draw.roll_out_sheet(pictures, clip) for clip in clips])),
+    }
+    for name, content in files.items():
+        replace_file(folder / name, content)
+    rows = read_rows(run)
+    if rows:
+        curves(rows).savefig(folder / "curves.png", dpi=110, facecolor="white")
+    return sorted([folder / name for name in files] + ([folder / "curves.png"] if rows else []))
+
+
+def read_rows(run: Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl``, without a last line that was cut short."""
+    file = run / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.is_file() else []
+
+
+def _shown(pictures: Pictures) -> dict[str, Any]:
+    clips = range(len(pictures.truth))
+    rolled = range(len(pictures.rollout_truth))
+    return {
+        "next_frames": [_image(draw.png(draw.next_frame_sheet(pictures, clip))) for clip in clips],
+        "film": _image(draw.gif(draw.roll_out_film(pictures)), "gif"),
+        "rolled": [_image(draw.png(draw.roll_out_sheet(pictures, clip))) for clip in rolled],
+        "features": [
+            _image(draw.png(draw.feature_sheet(pictures, clip))) for clip in range(len(pictures.feature_maps))
+        ],
+        "context": pictures.context,
+        "frames": pictures.rollout_truth.shape[1],
+    }
+
+
+def _image(content: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _where_drawn(generation: dict[str, Any]) -> str:
+    if "benchmark" in generation:
+        return f"{generation['model']} on {generation['benchmark']}, {generation['level']}, test clips"
+    return str(generation.get("footage", "clips of the run's own sources"))
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(TEMPLATE.read_text())
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}

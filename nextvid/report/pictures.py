@@ -1,0 +1,115 @@
+"""The pictures that a page shows, as arrays, and the strips and films that are made of them."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+Clips = UInt8[np.ndarray, "clips frames height width 3"]
+Picture = UInt8[np.ndarray, "height width 3"]
+
+GAP, PAPER = 2, 255
+DRAWN_BORDER = (214, 84, 43)
+FRAME_MILLISECONDS = 220
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """RGB, channels last. ``generated`` and ``truth`` are the frames from the second latent frame on.
+
+    The first ``context`` frames of both roll-outs are the same real ones. ``feature_maps`` are the first three principal
+    components of the encoder's tokens.
+    """
+
+    masked_input: UInt8[np.ndarray, "clips frames height width 3"]
+    generated: UInt8[np.ndarray, "clips drawn rows columns 3"]
+    truth: UInt8[np.ndarray, "clips drawn rows columns 3"]
+    rollout_truth: UInt8[np.ndarray, "rolled long rows columns 3"]
+    rollout_generated: UInt8[np.ndarray, "rolled long rows columns 3"]
+    context: int
+    feature_clips: UInt8[np.ndarray, "clips frames height width 3"]
+    feature_maps: UInt8[np.ndarray, "clips latent_frames grid_rows grid_columns 3"]
+
+
+def strip(frames: UInt8[np.ndarray, "frames height width 3"], side: int) -> UInt8[np.ndarray, "{side} length 3"]:
+    """Frames side by side, each enlarged to ``side`` pixels without smoothing, with a gap between them."""
+    tiles = [enlarge(frame, side) for frame in frames]
+    gap = np.full((side, GAP, 3), PAPER, np.uint8)
+    return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
+
+
+def stack(pictures: Sequence[UInt8[np.ndarray, "_ width 3"]]) -> UInt8[np.ndarray, "total width 3"]:
+    """Pictures of one width, one above the other, with a gap between them."""
+    gap = np.full((GAP, pictures[0].shape[1], 3), PAPER, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=0)
+
+
+def enlarge(frame: Picture, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
+    """A square picture at ``side`` x ``side`` pixels, every pixel a sharp square."""
+    return np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.NEAREST))
+
+
+def png(picture: Picture) -> bytes:
+    """A PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def next_frame_sheet(pictures: Pictures, clip: int, side: int = 64) -> Picture:
+    """Of one clip: what the encoder saw, what was drawn, and the truth; the input's first frames have nothing beneath."""
+    drawn, truth = pictures.generated[clip], pictures.truth[clip]
+    seen = pictures.masked_input[clip]
+    blank = np.full((len(seen) - len(drawn), *drawn.shape[1:]), PAPER, np.uint8)
+    rows = (seen, np.concatenate([blank, drawn]), np.concatenate([blank, truth]))
+    return stack([strip(row, side) for row in rows])
+
+
+def feature_sheet(pictures: Pictures, clip: int, side: int = 96) -> Picture:
+    """Of one clip: the last frame of every tubelet, and the features of that latent frame as RGB."""
+    maps = pictures.feature_maps[clip]
+    tubelet = pictures.feature_clips.shape[1] // len(maps)
+    return stack([strip(pictures.feature_clips[clip][tubelet - 1 :: tubelet], side), strip(maps, side)])
+
+
+def roll_out_film(pictures: Pictures, side: int = 96, columns: int = 3) -> list[Picture]:
+    """A picture a frame: every clip's truth beside its roll-out, which has a coloured border once it is drawn."""
+    frames = range(pictures.rollout_truth.shape[1])
+    return [_roll_out_picture(pictures, frame, side, columns) for frame in frames]
+
+
+def gif(film: Sequence[Picture]) -> bytes:
+    """A film as a looped GIF, resting on its last frame."""
+    images = [Image.fromarray(picture) for picture in film]
+    palette = images[-1].quantize(255)
+    reduced = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    buffer = io.BytesIO()
+    durations = [FRAME_MILLISECONDS] * (len(film) - 1) + [4 * FRAME_MILLISECONDS]
+    reduced[0].save(buffer, "GIF", save_all=True, append_images=reduced[1:], duration=durations, loop=0, optimize=False)
+    return buffer.getvalue()
+
+
+def roll_out_sheet(pictures: Pictures, clip: int, side: int = 64) -> Picture:
+    """The roll-out of one clip at rest: truth above, drawn below."""
+    return stack([strip(pictures.rollout_truth[clip], side), strip(pictures.rollout_generated[clip], side)])
+
+
+def _roll_out_picture(pictures: Pictures, frame: int, side: int, columns: int) -> Picture:
+    drawn = frame >= pictures.context
+    pairs = [
+        np.concatenate([_bordered(truth[frame], side, False), _bordered(made[frame], side, drawn)], axis=1)
+        for truth, made in zip(pictures.rollout_truth, pictures.rollout_generated, strict=True)
+    ]
+    pairs += [np.full_like(pairs[0], PAPER)] * (-len(pairs) % columns)
+    rows = [np.concatenate(pairs[i : i + columns], axis=1) for i in range(0, len(pairs), columns)]
+    return np.concatenate(rows, axis=0)
+
+
+def _bordered(frame: Picture, side: int, drawn: bool) -> UInt8[np.ndarray, "{side+6} {side+6} 3"]:
+    border = np.array(DRAWN_BORDER if drawn else (PAPER,) * 3, np.uint8)
+    framed = np.broadcast_to(border, (side + 6, side + 6, 3)).copy()
+    framed[3:-3, 3:-3] = enlarge(frame, side)
+    return framed

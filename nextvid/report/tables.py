@@ -1,0 +1,156 @@
+"""The page's tables: figures in, words out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+ENCODERS = {
+    "this": "this run",
+    "continued": "continued from the reference",
+    "reference": "reference (nextvid-tiny)",
+    "random_init": "untrained encoder",
+    "pixels": "raw pixels with places",
+    "middle_frame": "the middle frame alone",
+    "supervised": "trained with labels (ceiling)",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score and its 95% interval, in percent."""
+
+    top1: float
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        """As in a paper's table."""
+        return f"{self.top1:.1f} ({self.low:.1f}–{self.high:.1f})"
+
+
+@dataclass(frozen=True)
+class ProbeTable:
+    """A column a task, a row an encoder."""
+
+    tasks: list[dict[str, Any]]
+    rows: list[tuple[str, list[Cell | None]]]
+
+
+def probe_rows(probe: dict[str, Any]) -> ProbeTable | None:
+    """The probe's figures by encoder, or None where nothing was probed."""
+    if not probe:
+        return None
+    tasks = [
+        {
+            "name": name,
+            "where": f"{found['benchmark']}, {found['level']}",
+            "chance": 100 / found["classes"],
+            "classes": found["classes"],
+            "clips": f"{found['train_clips']} / {found['test_clips']}",
+        }
+        for name, found in probe.items()
+    ]
+    scores = [{"this": found, **found, **found["baselines"]} for found in probe.values()]
+    rows = [(title, [_cell(column.get(key)) for column in scores]) for key, title in ENCODERS.items()]
+    return ProbeTable(tasks, [row for row in rows if any(row[1])])
+
+
+def _cell(score: dict[str, Any] | None) -> Cell | None:
+    if score is None:
+        return None
+    low, high = score["ci95"]
+    return Cell(100 * score["top1"], 100 * low, 100 * high)
+
+
+def generation_rows(generation: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What was measured of the drawings: name, figures, meaning."""
+    rows = []
+    for key, title, meaning in (
+        ("next_frame", "mean of {samples} samples", "the best guess: averages away what cannot be known"),
+        ("copy_last", "copying the last frame", "what needs no model; motion is all that it gets wrong"),
+        ("single_sample", "a single sample", "one of the possible next frames, so it may be wrong where it is sharp"),
+    ):
+        if key in generation:
+            found = generation[key]
+            figures = f"PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}"
+            rows.append((title.format(samples=generation.get("samples", "several")), figures, meaning))
+    if "sharpness" in generation:
+        found = generation["sharpness"]
+        figures = f"{found['generated']:.4f} of {found['truth']:.4f}"
+        rows.append(
+            (
+                "sharpness (gradient energy)",
+                figures,
+                "of a single sample and of the truth: lower is blurred, higher noisy",
+            )
+        )
+    if "diversity" in generation:
+        rows.append(
+            ("diversity", f"{100 * generation['diversity']:.2f}%", "deviation between samples, of the full range")
+        )
+    if "rollout" in generation:
+        pairs = zip(generation["rollout"]["psnr"], generation["rollout"]["copy_psnr"], strict=True)
+        figures = "; ".join(f"{drawn:.1f} ({copied:.1f})" for drawn, copied in pairs)
+        rows.append(("roll-out, PSNR by latent frame", figures, "in brackets: standing still on the last real frame"))
+    return rows
+
+
+def setting_rows(recipe: dict[str, Any], metrics: dict[str, Any], environment: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was trained on what."""
+    encoder, target = recipe["encoder"], recipe["objective"].get("target", {})
+    done = metrics.get("pretrain", {})
+    packages = environment.get("packages", {})
+    rows = [
+        ("encoder", f"width {encoder['width']}, {encoder['depth']} layers, {encoder['heads']} heads, patches of "
+         f"{encoder['patch']} pixels × {encoder['tubelet']} frames, reads {encoder.get('input', 'pixels')}"),
+        ("objective", f"{recipe['objective']['name']}; predictor and decoder of "
+         f"{_layers(recipe['objective'].get('predictor'))} and {_layers(recipe['objective'].get('decoder'))}; "
+         f"target: {target.get('name', '–')}"),
+        ("footage", ", ".join(_sources(recipe["data"]["sources"]))),
+        ("seed", str(recipe["seed"])),
+    ]  # fmt: skip
+    if done:
+        rows.append(("trained", f"{done['steps']:,} steps, {done['clips']:,} clips, {_duration(done['seconds'])}"))
+    if environment:
+        where = environment.get("accelerator") or f"{environment['processor']}, {environment['threads']} CPU threads"
+        versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "nextvid") if name in packages)
+        rows.append(("machine", f"{where}; Python {environment['python']}, {versions}"))
+    return rows
+
+
+def stage_rows(recipe: dict[str, Any]) -> list[dict[str, str]]:
+    """The schedule, a row a stage."""
+    return [
+        {
+            "stage": stage["name"],
+            "steps": f"{stage['steps']:,}",
+            "batch": str(stage["batch"]),
+            "clip": f"{stage['frames']} frames of {stage['size']} px, {stage['fps']:g} fps",
+            "hidden": " and ".join(_mask(mask) for mask in stage["masks"]),
+            "EMA": f"{stage['ema']:g}",
+            "learning rate": f"{stage['lr']['encoder'][0]:g} → {stage['lr']['encoder'][1]:g}",
+        }
+        for stage in recipe["stages"]
+    ]
+
+
+def _mask(mask: dict[str, Any]) -> str:
+    return f"{mask['blocks']} × {mask['scale']:.0%}" if mask["blocks"] else "nothing"
+
+
+def _layers(part: dict[str, Any] | None) -> str:
+    return f"{part['depth']} × {part['width']}" if part else "–"
+
+
+def _sources(sources: list[dict[str, Any]]) -> list[str]:
+    total = sum(source["weight"] for source in sources)
+    return [
+        f"{source.get('path') or source['builtin']}{' (' + source['level'] + ')' if source.get('level') else ''} "
+        f"{source['weight'] / total:.0%}"
+        for source in sources
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"

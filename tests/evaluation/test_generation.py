@@ -1,0 +1,96 @@
+"""Figures of drawn frames, against cases whose answer is known."""
+
+import pytest
+import torch
+from builders import Case, make_objective
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nextvid.evaluation.generation import (
+    Drawn,
+    draw_next_frames,
+    figures,
+    gradient_energy,
+    psnr,
+    roll_out,
+    roll_out_figures,
+    ssim,
+)
+
+CASE = Case(frames=4, height=2, width=2, patch=8, batch=3)
+
+
+def clips(frames: int = 8, count: int = 3) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, frames, 3, 16, 16), dtype=torch.uint8, generator=draw)
+
+
+@given(st.floats(0.01, 0.5))
+@settings(max_examples=20, deadline=None)
+def test_psnr_of_a_constant_error(error: float) -> None:
+    truth = torch.zeros(2, 1, 3, 8, 8)
+    assert psnr(truth + error, truth) == pytest.approx(-20 * torch.tensor(error).log10().item(), abs=1e-3)
+
+
+def test_ssim_is_one_for_the_truth_and_less_for_noise() -> None:
+    truth = torch.rand(2, 2, 3, 16, 16)
+    assert ssim(truth, truth) == pytest.approx(1.0, abs=1e-4)
+    assert ssim(torch.rand_like(truth), truth) < 0.3
+
+
+def test_gradient_energy_of_stripes() -> None:
+    stripes = torch.arange(8).remainder(2).float().expand(1, 1, 3, 8, 8)
+    assert gradient_energy(stripes) == pytest.approx(1.0)
+    assert gradient_energy(torch.full((1, 1, 3, 8, 8), 0.4)) == 0.0
+
+
+def test_copying_repeats_the_frame_before_each_latent_frame() -> None:
+    objective = make_objective(CASE)
+    frames = clips()
+    drawn = draw_next_frames(objective, frames, samples=2, progress=False)
+    real = frames.float() / 255
+    assert drawn.samples.shape == (2, 3, 6, 3, 16, 16)
+    torch.testing.assert_close(drawn.truth, real[:, 2:])
+    torch.testing.assert_close(drawn.copied, real[:, [1, 1, 3, 3, 5, 5]])
+    assert drawn.samples.min() >= 0
+    assert drawn.samples.max() <= 1
+
+
+def test_a_drawing_depends_on_the_clip_not_on_its_neighbours_and_samples_differ() -> None:
+    objective = make_objective(CASE)
+    frames = clips()
+    whole = draw_next_frames(objective, frames, samples=2, progress=False)
+    first = draw_next_frames(objective, frames[:1], samples=2, progress=False)
+    torch.testing.assert_close(whole.samples[:, :1], first.samples, rtol=1e-4, atol=1e-4)
+    assert (whole.samples[0] - whole.samples[1]).abs().mean() > 0.01
+
+
+def test_the_future_does_not_change_what_is_drawn_before_it() -> None:
+    objective = make_objective(CASE)
+    frames = clips()
+    changed = frames.clone()
+    changed[:, 6:] = 255 - changed[:, 6:]
+    a, b = (draw_next_frames(objective, f, samples=1, progress=False).samples for f in (frames, changed))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_roll_out_starts_as_the_next_frame_and_then_reads_only_itself() -> None:
+    objective = make_objective(CASE)
+    frames = clips(12)
+    changed = frames.clone()
+    changed[:, 4:] = 0
+    a, b = (roll_out(objective, f, context=4, window=3) for f in (frames, changed))
+    assert a.samples.shape == (1, 3, 8, 3, 16, 16)
+    torch.testing.assert_close(a.samples, b.samples, rtol=0, atol=1e-6)
+    torch.testing.assert_close(a.truth, frames[:, 4:].float() / 255)
+    torch.testing.assert_close(a.copied, frames[:, 3:4].float().expand(-1, 8, -1, -1, -1) / 255)
+    assert len(roll_out_figures(a, 2)["psnr"]) == 4
+
+
+def test_figures_say_which_of_two_drawings_is_better() -> None:
+    truth = torch.rand(2, 4, 3, 16, 16)
+    noise = 0.2 * torch.randn(8, *truth.shape)
+    found = figures(Drawn((truth + noise).clamp(0, 1), truth, torch.rand_like(truth)))
+    assert found["next_frame"]["psnr"] > found["single_sample"]["psnr"] + 3 > found["copy_last"]["psnr"]
+    assert found["sharpness"]["generated"] > found["sharpness"]["truth"]
+    assert 0.1 < found["diversity"] < 0.2

@@ -1,0 +1,176 @@
+"""The page of a run: complete, self-contained, and honest about what is missing."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from builders import small_recipe
+from PIL import Image
+
+from nextvid.config import save_recipe
+from nextvid.errors import UserError
+from nextvid.report import Pictures, save_figures, write_report
+from nextvid.report.curves import running_mean
+from nextvid.report.pictures import DRAWN_BORDER, gif, next_frame_sheet, roll_out_film
+
+SCORE = {"top1": 0.42, "ci95": [0.4, 0.44]}
+
+
+def pictures(clips: int = 2) -> Pictures:
+    draw = np.random.default_rng(0)
+
+    def noise(*shape: int) -> np.ndarray:
+        return draw.integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+    return Pictures(
+        masked_input=noise(clips, 4, 16, 16),
+        generated=noise(clips, 2, 8, 8),
+        truth=noise(clips, 2, 8, 8),
+        rollout_truth=noise(clips, 8, 8, 8),
+        rollout_generated=noise(clips, 8, 8, 8),
+        context=4,
+        feature_clips=noise(clips, 4, 16, 16),
+        feature_maps=noise(clips, 2, 2, 2),
+    )
+
+
+def row(step: int) -> dict[str, Any]:
+    health = {"feature_spread": 0.9, "effective_rank": 20.0, "alignment_skill": 0.1}
+    rates = {"encoder": 1e-3, "predictor": 1e-3, "decoder": 5e-4}
+    return {"step": step, "stage": "first", "flow": 2 / step, "alignment": 1.0, "grad_norm": 0.5, "lr": rates, **health}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder with all that a page is made of."""
+    (tmp_path / "recipe.yaml").write_text(save_recipe(small_recipe()))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(1, 40)))
+    task = {
+        **SCORE,
+        "benchmark": "moving-sprites",
+        "level": "plain",
+        "classes": 16,
+        "train_clips": 80,
+        "test_clips": 40,
+    }
+    baselines = {
+        "random_init": {"top1": 0.31, "ci95": [0.29, 0.33]},
+        "supervised": {"top1": 0.951, "ci95": [0.94, 0.96]},
+    }
+    metrics = {
+        "pretrain": {"steps": 39, "clips": 1234, "seconds": 600.0},
+        "probe": {"motion": {**task, "baselines": baselines, "reference": {"top1": 0.615, "ci95": [0.6, 0.63]}}},
+        "generation": {
+            "model": "nextvid-tiny", "benchmark": "moving-sprites", "level": "still", "samples": 8,
+            "next_frame": {"psnr": 27.125, "ssim": 0.9}, "copy_last": {"psnr": 25.5, "ssim": 0.88},
+            "diversity": 0.05, "rollout": {"psnr": [24.0], "copy_psnr": [23.0]},
+        },
+    }  # fmt: skip
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    return tmp_path
+
+
+class References(HTMLParser):
+    """Everything that a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+
+
+def test_the_page_holds_every_figure(run: Path) -> None:
+    page = write_report(run, pictures()).read_text()
+    for text in (
+        "42.0 (40.0–44.0)",
+        "31.0 (29.0–33.0)",
+        "95.1 (94.0–96.0)",
+        "61.5 (60.0–63.0)",
+        "27.12 dB",
+        "25.50 dB",
+    ):
+        assert text in page
+    for text in ("1,234 clips", "10 minutes", "nextvid-tiny on moving-sprites, still", "24.0 (23.0)", "chance 6.2"):
+        assert text in page
+
+
+def test_the_page_needs_nothing_beside_it(run: Path) -> None:
+    parser = References()
+    parser.feed(write_report(run, pictures()).read_text())
+    assert parser.found
+    assert all(text.startswith(("data:image/", "#")) for text in parser.found)
+
+
+def test_bars_stand_where_the_figures_say(run: Path) -> None:
+    page = write_report(run).read_text()
+    assert 'width:42.00%"></i><b style="left:40.00%;width:4.00%"' in page
+
+
+def test_a_name_cannot_write_into_the_page(run: Path) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "name": "<script>alert(1)</script>"}))
+    page = write_report(run).read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no recipe\.yaml"):
+        write_report(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(save_recipe(small_recipe()))
+    page = write_report(tmp_path).read_text()
+    for sentence in ("No rows in metrics.jsonl yet", "Nothing was probed yet", "No pictures"):
+        assert sentence in page
+
+
+def test_images_of_the_page_can_be_opened(run: Path) -> None:
+    import base64  # noqa: PLC0415
+
+    page = write_report(run, pictures()).read_text()
+    images = re.findall(r"data:image/(png|gif);base64,([A-Za-z0-9+/=]+)", page)
+    opened = [Image.open(io.BytesIO(base64.b64decode(text))) for kind, text in images]
+    assert [image.format for image in opened].count("GIF") == 1
+    assert [image.format for image in opened].count("PNG") == 6
+
+
+def test_a_sheet_shows_the_pixels_it_was_given() -> None:
+    shown = pictures()
+    sheet = next_frame_sheet(shown, 1, side=32)
+    assert sheet.shape == (3 * 32 + 2 * 2, 4 * 32 + 3 * 2, 3)
+    assert (sheet[2, 2] == shown.masked_input[1, 0, 1, 1]).all()
+    assert (sheet[34 + 1, 2 * 34 + 1] == shown.generated[1, 0, 0, 0]).all()
+    assert (sheet[68 + 1, 3 * 34 + 1] == shown.truth[1, 1, 0, 0]).all()
+
+
+def test_the_film_has_a_picture_a_frame_and_marks_what_is_drawn() -> None:
+    film = roll_out_film(pictures(), side=16, columns=2)
+    moving = Image.open(io.BytesIO(gif(film)))
+    assert moving.n_frames == 8
+    marked = [(picture == DRAWN_BORDER).all(axis=-1).any() for picture in film]
+    assert marked == [False] * 4 + [True] * 4
+
+
+def test_figures_are_saved_for_other_pages(run: Path, tmp_path: Path) -> None:
+    files = save_figures(run, pictures(), tmp_path / "figures")
+    assert {file.name for file in files} == {
+        "curves.png",
+        "features.png",
+        "next-frames.png",
+        "roll-out.gif",
+        "roll-out.png",
+    }
+    assert all(Image.open(file).width > 60 for file in files)
+
+
+def test_a_running_mean_keeps_constants_and_ends() -> None:
+    assert np.allclose(running_mean(np.full(20, 3.0)), 3.0)
+    assert running_mean(np.arange(20.0))[10] == pytest.approx(10.0)
+    assert running_mean(np.arange(20.0))[0] == pytest.approx(2.0)
