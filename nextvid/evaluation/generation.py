@@ -18,7 +18,7 @@ from nextvid.objectives.nextvid import NextVid
 from nextvid.randomness import key_of
 
 Clips = UInt8[Tensor, "clips frames 3 height width"]
-Pictures = Float[Tensor, "clips drawn 3 rows columns"]
+Pictures = Float[Tensor, "clips drawn 3 drawn_rows drawn_columns"]
 Places = Int[Tensor, "clips kept"]
 
 SAMPLES, FLOW_STEPS, CHUNK = 8, 25, 50
@@ -30,7 +30,7 @@ SSIM_KERNEL, SSIM_SIGMA = 7, 1.0
 class Drawn:
     """``samples`` drawings of every next frame, the truth, and the last frame before each, which is all that copying knows."""
 
-    samples: Float[Tensor, "samples clips drawn 3 rows columns"]
+    samples: Float[Tensor, "samples clips drawn 3 drawn_rows drawn_columns"]
     truth: Pictures
     copied: Pictures
 

@@ -24,7 +24,7 @@ from nextvid.training.run import Run
 
 Clips = UInt8[Tensor, "clips frames 3 height width"]
 LongClips = UInt8[Tensor, "rolled long 3 height width"]
-Images = UInt8[np.ndarray, "clips shown height width 3"]
+Images = UInt8[np.ndarray, "clips shown image_rows image_columns 3"]
 
 SHOWN, MEASURED = 6, 24
 GREY = 128
