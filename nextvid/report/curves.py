@@ -5,6 +5,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,13 +24,34 @@ PANELS = (
 )
 
 
+def panels(rows: list[dict[str, Any]]) -> list[Figure]:
+    """A figure of its own for every quantity that the rows have, so that a narrow page can set one below the other."""
+    return [_figure(rows, [panel], 1) for panel in _present(rows)]
+
+
 def curves(rows: list[dict[str, Any]], columns: int = 2) -> Figure:
-    """A panel a figure that the rows have: each row faint, a running mean on top, and stages apart by thin lines."""
-    panels = [(key, title) for key, title in PANELS if any(key in row for row in rows)]
-    lines = -(-len(panels) // columns)
+    """All panels in one figure: each row faint, a running mean on top, and stages apart by thin lines."""
+    return _figure(rows, _present(rows), columns)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element with a transparent ground and the page's own letters."""
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _present(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(key, title) for key, title in PANELS if any(key in row for row in rows)]
+
+
+def _figure(rows: list[dict[str, Any]], shown: list[tuple[str, str]], columns: int) -> Figure:
+    lines = -(-len(shown) // columns)
     figure = Figure(figsize=(4.6 * columns, 2.3 * lines), layout="constrained")
     figure.patch.set_alpha(0)
-    for number, (key, title) in enumerate(panels):
+    for number, (key, title) in enumerate(shown):
         axes = figure.add_subplot(lines, columns, number + 1)
         _dress(axes, title)
         _mark_stages(axes, rows)
@@ -38,14 +60,6 @@ def curves(rows: list[dict[str, Any]], columns: int = 2) -> Figure:
         else:
             _draw(axes, rows, key)
     return figure
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element with a transparent ground."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 def _dress(axes: Axes, title: str) -> None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from nextvid.errors import UserError
 from nextvid.files import replace_file
 from nextvid.report import pictures as draw
-from nextvid.report.curves import curves, svg
+from nextvid.report.curves import curves, panels, svg
 from nextvid.report.pictures import Pictures
 from nextvid.report.tables import generation_rows, probe_rows, setting_rows, stage_rows
 
@@ -36,7 +36,7 @@ def write_report(run: Path, pictures: Pictures | None = None) -> Path:
         init=recipe.get("init"),
         settings=setting_rows(recipe, metrics, environment),
         stages=stage_rows(recipe),
-        curves=Markup(svg(curves(rows))) if rows else None,
+        curves=[Markup(svg(panel)) for panel in panels(rows)],
         probe=probe_rows(metrics.get("probe", {})),
         generation=generation_rows(metrics.get("generation", {})),
         generation_of=_where_drawn(metrics.get("generation", {})),

@@ -11,7 +11,10 @@ from PIL import Image
 Clips = UInt8[np.ndarray, "clips frames height width 3"]
 Picture = UInt8[np.ndarray, "height width 3"]
 
-GAP, PAPER = 2, 255
+GAP = 2
+CLEAR = (254, 1, 254)
+"""What becomes transparent in a PNG: gaps, and places where there is no picture."""
+REAL_BORDER = (128, 128, 128)
 DRAWN_BORDER = (214, 84, 43)
 FRAME_MILLISECONDS = 220
 
@@ -37,13 +40,13 @@ class Pictures:
 def strip(frames: UInt8[np.ndarray, "frames height width 3"], side: int) -> UInt8[np.ndarray, "{side} length 3"]:
     """Frames side by side, each enlarged to ``side`` pixels without smoothing, with a gap between them."""
     tiles = [enlarge(frame, side) for frame in frames]
-    gap = np.full((side, GAP, 3), PAPER, np.uint8)
+    gap = _clear(side, GAP)
     return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
 
 
 def stack(pictures: Sequence[UInt8[np.ndarray, "_ width 3"]]) -> UInt8[np.ndarray, "total width 3"]:
     """Pictures of one width, one above the other, with a gap between them."""
-    gap = np.full((GAP, pictures[0].shape[1], 3), PAPER, np.uint8)
+    gap = _clear(GAP, pictures[0].shape[1])
     return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=0)
 
 
@@ -53,17 +56,22 @@ def enlarge(frame: Picture, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
 
 
 def png(picture: Picture) -> bytes:
-    """A PNG file."""
+    """A PNG file, transparent where the picture is ``CLEAR``."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    alpha = np.where((picture == CLEAR).all(axis=-1, keepdims=True), 0, 255).astype(np.uint8)
+    Image.fromarray(np.concatenate([picture, alpha], axis=-1)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _clear(height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    return np.full((height, width, 3), CLEAR, np.uint8)
 
 
 def next_frame_sheet(pictures: Pictures, clip: int, side: int = 64) -> Picture:
     """Of one clip: what the encoder saw, what was drawn, and the truth; the input's first frames have nothing beneath."""
     drawn, truth = pictures.generated[clip], pictures.truth[clip]
     seen = pictures.masked_input[clip]
-    blank = np.full((len(seen) - len(drawn), *drawn.shape[1:]), PAPER, np.uint8)
+    blank = np.stack([_clear(*drawn.shape[1:3])] * (len(seen) - len(drawn)))
     rows = (seen, np.concatenate([blank, drawn]), np.concatenate([blank, truth]))
     return stack([strip(row, side) for row in rows])
 
@@ -103,13 +111,13 @@ def _roll_out_picture(pictures: Pictures, frame: int, side: int, columns: int) -
         np.concatenate([_bordered(truth[frame], side, False), _bordered(made[frame], side, drawn)], axis=1)
         for truth, made in zip(pictures.rollout_truth, pictures.rollout_generated, strict=True)
     ]
-    pairs += [np.full_like(pairs[0], PAPER)] * (-len(pairs) % columns)
+    pairs += [np.full_like(pairs[0], REAL_BORDER)] * (-len(pairs) % columns)
     rows = [np.concatenate(pairs[i : i + columns], axis=1) for i in range(0, len(pairs), columns)]
     return np.concatenate(rows, axis=0)
 
 
 def _bordered(frame: Picture, side: int, drawn: bool) -> UInt8[np.ndarray, "{side+6} {side+6} 3"]:
-    border = np.array(DRAWN_BORDER if drawn else (PAPER,) * 3, np.uint8)
+    border = np.array(DRAWN_BORDER if drawn else REAL_BORDER, np.uint8)
     framed = np.broadcast_to(border, (side + 6, side + 6, 3)).copy()
     framed[3:-3, 3:-3] = enlarge(frame, side)
     return framed

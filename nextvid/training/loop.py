@@ -63,6 +63,8 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
     run = Run(out)
     run.check(recipe)
     trainer = build_trainer(recipe)
+    if recipe.init is not None and not list_checkpoints(run.checkpoints):
+        start_from(trainer.objective, recipe.init)  # here, so that a wrong init stops before anything is written
     mixtures = build_mixtures(recipe, run.path, console)
     run.open(recipe)
     keep_file_lists(mixtures, run.path)

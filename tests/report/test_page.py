@@ -17,7 +17,7 @@ from nextvid.config import save_recipe
 from nextvid.errors import UserError
 from nextvid.report import Pictures, save_figures, write_report
 from nextvid.report.curves import running_mean
-from nextvid.report.pictures import DRAWN_BORDER, gif, next_frame_sheet, roll_out_film
+from nextvid.report.pictures import CLEAR, DRAWN_BORDER, gif, next_frame_sheet, png, roll_out_film
 
 SCORE = {"top1": 0.42, "ci95": [0.4, 0.44]}
 
@@ -148,6 +148,14 @@ def test_a_sheet_shows_the_pixels_it_was_given() -> None:
     assert (sheet[2, 2] == shown.masked_input[1, 0, 1, 1]).all()
     assert (sheet[34 + 1, 2 * 34 + 1] == shown.generated[1, 0, 0, 0]).all()
     assert (sheet[68 + 1, 3 * 34 + 1] == shown.truth[1, 1, 0, 0]).all()
+
+
+def test_places_without_a_picture_are_transparent() -> None:
+    sheet = next_frame_sheet(pictures(), 0, side=32)
+    assert (sheet[40, 2] == CLEAR).all()
+    alpha = np.asarray(Image.open(io.BytesIO(png(sheet))))[..., 3]
+    assert alpha[40, 2] == 0
+    assert alpha[2, 2] == 255
 
 
 def test_the_film_has_a_picture_a_frame_and_marks_what_is_drawn() -> None:

@@ -95,6 +95,12 @@ def test_what_cannot_be_a_start_is_named(run: Path, tmp_path: Path) -> None:
         released.find_released("nanoo")
 
 
+def test_a_wrong_init_stops_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run or file"):
+        loop.pretrain(nano_recipe(init="nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_tensors_of_a_release_are_the_objectives_own(run: Path) -> None:
     objective, _ = load_objective(run)
     tensors = released_tensors(objective)
