@@ -18,6 +18,7 @@ from nextvid.models.encoder import tokens_of
 from nextvid.objectives.nextvid import NextVid
 from nextvid.randomness import key_of
 from nextvid.report import Pictures, write_report
+from nextvid.training.device import device_of
 from nextvid.training.footage import build_mixtures
 from nextvid.training.release import load_objective
 from nextvid.training.run import Run
@@ -35,6 +36,7 @@ CLIPPED = 0.02
 def report_run(out: Path, console: Console) -> Path:
     """Draw from a run's last checkpoint on unseen clips of its own footage; writes figures and ``report.html``."""
     objective, recipe = load_objective(out)
+    objective.to(device_of(recipe.training.device))
     console.print("drawing for the page …")
     clips = unseen_clips(recipe, out, MEASURED)
     longer = unseen_clips(recipe, out, SHOWN, times=2)
@@ -78,13 +80,13 @@ def feature_maps(
 def _pictures(
     objective: NextVid, recipe: Recipe, clips: Clips, longer: LongClips, rolled: Drawn, context: int
 ) -> Pictures:
-    frames = normalise(clips)
+    frames = normalise(clips.to(objective.target.mean.device))
     _, rows, columns = objective.encoder.grid(frames)
     keys = [key_of("shown", i) for i in range(len(clips))]
     visible = draw_batch(recipe.stages[-1].masks[0], keys, "mask 0", rows, columns)
     masked = draw_next_frames(objective, clips, samples=1, visible=visible, progress=False)
     with torch.inference_mode():
-        tokens = tokens_of(objective.reference(frames))
+        tokens = tokens_of(objective.reference(frames)).cpu()
     before = _small_frames(objective, longer[:, :context])
     return Pictures(
         masked_input=_images(_hide(clips, visible, rows, columns)),

@@ -65,7 +65,7 @@ def _figure(rows: list[dict[str, Any]], shown: list[tuple[str, str]], columns: i
 def _dress(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.patch.set_alpha(0)
-    axes.tick_params(colors=INK, labelsize=8, length=2)
+    axes.tick_params(which="both", colors=INK, labelsize=8, length=2)
     axes.grid(color=GRID, linewidth=0.6)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))

@@ -30,6 +30,7 @@ from nextvid.training.checkpoint import (
     remove_leftovers,
     save_checkpoint,
 )
+from nextvid.training.device import device_of, warn_of_slow_half
 from nextvid.training.display import Display
 from nextvid.training.footage import BrokenFiles, build_mixtures, keep_file_lists
 from nextvid.training.optim import build_optimiser, set_learning_rates
@@ -69,7 +70,7 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
     run.open(recipe)
     keep_file_lists(mixtures, run.path)
     _resume(run, trainer, console)
-    _warn_of_slow_half(trainer, console)
+    warn_of_slow_half(recipe.training.precision, trainer.device, console)
     if trainer.progress.step == 0 and recipe.init is not None:
         start_from(trainer.objective, recipe.init)
         console.print(f"starting from the weights of {recipe.init}", highlight=False)
@@ -92,7 +93,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     """Model, optimiser and schedule of a recipe at step 0."""
     if recipe.training.threads:
         torch.set_num_threads(recipe.training.threads)
-    device = _device(recipe.training.device)
+    device = device_of(recipe.training.device)
     torch.manual_seed(key_of("init", recipe.seed))
     objective = build_objective(recipe)
     objective.to(device)
@@ -178,37 +179,6 @@ def _first_clips(trainer: Trainer, mixture: Mixture) -> Batch:
 def _autocast(trainer: Trainer) -> AbstractContextManager[Any]:
     half = trainer.recipe.training.precision == "bfloat16"
     return torch.autocast(trainer.device.type, torch.bfloat16, enabled=half)
-
-
-def _warn_of_slow_half(trainer: Trainer, console: Console) -> None:
-    """bfloat16 without instructions for it is emulated, which can make a step tens of times slower: say so."""
-    if trainer.recipe.training.precision != "bfloat16" or trainer.device.type != "cpu":
-        return
-    ratio = _seconds_of_product(torch.bfloat16) / _seconds_of_product(torch.float32)
-    if ratio > 2:
-        console.print(
-            f"[yellow]training.precision=bfloat16, but on this processor bfloat16 products take {ratio:.0f} times as long as "
-            "float32; use training.precision=float32",
-            highlight=False,
-        )
-
-
-def _seconds_of_product(dtype: torch.dtype) -> float:
-    a, b = torch.ones(512, 128, dtype=dtype), torch.ones(128, 256, dtype=dtype)
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("training.device=cuda, but this machine shows no CUDA device; use training.device=cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _resume(run: Run, trainer: Trainer, console: Console) -> None:
