@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import UInt8
 from rich.console import Console
+from torch import Tensor
 
 from nextvid.config import load_recipe
 from nextvid.data import benchmarks
@@ -17,7 +19,7 @@ from nextvid.evaluation.generation import draw_next_frames, figures
 from nextvid.evaluation.probe import ProbeConfig
 from nextvid.evaluation.show import show
 from nextvid.inference.load import LoadedEncoder, load
-from nextvid.report import write_report
+from nextvid.report import Pictures, write_report
 from nextvid.training.loop import pretrain
 from nextvid.training.release import load_objective
 from nextvid.training.run import Run
@@ -38,7 +40,7 @@ PROOFS = (
 )
 RELEASED = "nextvid-tiny"
 TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 2500, 2000, 10
-DRAWN_BENCHMARK, DRAWN_LEVEL, DRAWN_CLIPS, ROLLED_CLIPS = "moving-sprites", "still", 60, 12
+DRAWN_BENCHMARK, DRAWN_LEVEL, DRAWN_CLIPS, ROLLED_CLIPS = "moving-sprites", "still", 40, 12
 
 
 def run_demo(out: Path, seed: int, console: Console) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def run_demo(out: Path, seed: int, console: Console) -> dict[str, Any]:
     encoders = {"this": load(out), "continued": load(_continued(out)), "reference": load(RELEASED)}
     probes = _probe(encoders, console)
     console.print(table_of(probes))
-    generation, pictures = _draw(out, encoders["reference"], console)
+    generation, pictures = _draw(out, console)
     Run(out).update_metrics({"probe": probes, "generation": generation})
     found = Run(out).update_metrics({"evaluation": {"seconds": time.monotonic() - started}})
     console.print(f"page: {write_report(out, pictures)}", highlight=False)
@@ -84,21 +86,26 @@ def _probe(encoders: dict[str, LoadedEncoder], console: Console) -> dict[str, An
     return probes
 
 
-def _draw(out: Path, reference: LoadedEncoder, console: Console) -> tuple[dict[str, Any], Any]:
-    """Next frames over still pictures from the released model, beside those of the other two."""
+def _draw(out: Path, console: Console) -> tuple[dict[str, Any], Pictures]:
+    """What the released model draws over still pictures, beside the other two."""
     console.print(f"drawing next frames ({DRAWN_BENCHMARK}, {DRAWN_LEVEL}) …")
-    spec = _spec(reference)
-    clips = render(benchmarks.load(DRAWN_BENCHMARK, DRAWN_LEVEL, "test", DRAWN_CLIPS), spec, progress=False).frames
-    longer = render(
-        benchmarks.load(DRAWN_BENCHMARK, DRAWN_LEVEL, "test", ROLLED_CLIPS),
-        ClipSpec(2 * spec.frames, spec.fps, spec.size),
-        progress=False,
-    ).frames
-    objective, recipe = load_objective(RELEASED)
-    found, pictures = show(objective, recipe, clips, longer)
+    found, pictures = draw_over_stills(RELEASED)
+    clips = _stills(DRAWN_CLIPS)
     beside = {
         name: figures(draw_next_frames(load_objective(folder)[0], clips))["next_frame"]
         for name, folder in (("this", out), ("continued", _continued(out)))
     }
-    where = {"benchmark": DRAWN_BENCHMARK, "level": DRAWN_LEVEL, "model": RELEASED}
-    return {**where, **found, "others": beside}, pictures
+    return {**found, "others": beside}, pictures
+
+
+def draw_over_stills(origin: str, clips: int = DRAWN_CLIPS) -> tuple[dict[str, Any], Pictures]:
+    """Figures and pictures of next frames and roll-outs of sprites over still pictures, test clips."""
+    objective, recipe = load_objective(origin)
+    found, pictures = show(objective, recipe, _stills(clips), _stills(ROLLED_CLIPS, times=2))
+    return {"benchmark": DRAWN_BENCHMARK, "level": DRAWN_LEVEL, "model": origin, **found}, pictures
+
+
+def _stills(clips: int, times: int = 1) -> UInt8[Tensor, "clips frames 3 height width"]:
+    spec = _spec(load(RELEASED))
+    longer = ClipSpec(times * spec.frames, spec.fps, spec.size)
+    return render(benchmarks.load(DRAWN_BENCHMARK, DRAWN_LEVEL, "test", clips), longer, progress=False).frames
