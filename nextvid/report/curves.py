@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 INK, LINE, GRID = "#808890", "#d6542b", "#80889040"
 PART_COLOURS = ("#d6542b", "#2b7fd6", "#3f9b57", "#9b59b6")
 SMOOTHING_ROWS = 9
+OUTSIDE = 0.01
 
 PANELS = (
     ("flow", "flow matching loss"),
@@ -84,12 +85,14 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
     axes.plot(steps, values, color=LINE, linewidth=0.7, alpha=0.35)
     axes.plot(steps, running_mean(values), color=LINE, linewidth=1.6)
     if key == "alignment_skill":
+        _limit(axes, values)
         axes.axhline(0, color=INK, linewidth=0.8)
     if key == "grad_norm" and (values > 0).all():
         axes.set_yscale("log")
 
 
 def _draw_rates(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    rows = [row for row in rows if "lr" in row]
     parts = list(rows[0]["lr"])
     for part, colour, width in zip(parts, PART_COLOURS, (3.6, 2.4, 1.2, 0.8), strict=False):
         axes.plot(
@@ -99,8 +102,20 @@ def _draw_rates(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 
 def running_mean(values: np.ndarray, width: int = SMOOTHING_ROWS) -> np.ndarray:
-    """A centred mean over ``width`` values, over fewer at the ends."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    """A centred mean over ``width`` values, over fewer at the ends; what is not a number is left out."""
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
     low = np.maximum(np.arange(len(values)) - width // 2, 0)
     high = np.minimum(np.arange(len(values)) + width // 2 + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
+    counted = counts[high] - counts[low]
+    return np.where(counted > 0, (sums[high] - sums[low]) / np.maximum(counted, 1), np.nan)
+
+
+def _limit(axes: Axes, values: np.ndarray) -> None:
+    """Show the bulk of the values: a wild first row must not flatten the rest."""
+    finite = values[np.isfinite(values)]
+    if len(finite) > 20:
+        low, high = np.quantile(finite, [OUTSIDE, 1 - OUTSIDE])
+        margin = 0.15 * max(high - low, 1e-9)
+        axes.set_ylim(min(low, 0.0) - margin, high + margin)

@@ -92,7 +92,7 @@ def roll_out_film(pictures: Pictures, side: int = 96, columns: int = 3) -> list[
 def gif(film: Sequence[Picture]) -> bytes:
     """A film as a looped GIF, resting on its last frame."""
     images = [Image.fromarray(picture) for picture in film]
-    palette = images[-1].quantize(255)
+    palette = Image.fromarray(np.concatenate(film, axis=1)).quantize(255)
     reduced = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     buffer = io.BytesIO()
     durations = [FRAME_MILLISECONDS] * (len(film) - 1) + [4 * FRAME_MILLISECONDS]

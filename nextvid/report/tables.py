@@ -74,6 +74,9 @@ def generation_rows(generation: dict[str, Any]) -> list[tuple[str, str, str]]:
             found = generation[key]
             figures = f"PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}"
             rows.append((title.format(samples=generation.get("samples", "several")), figures, meaning))
+    for name, found in generation.get("others", {}).items():
+        title = f"mean of samples: {ENCODERS.get(name, name)}"
+        rows.append((title, f"PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}", "the same clips, another model"))
     if "sharpness" in generation:
         found = generation["sharpness"]
         figures = f"{found['generated']:.4f} of {found['truth']:.4f}"

@@ -182,3 +182,16 @@ def test_a_running_mean_keeps_constants_and_ends() -> None:
     assert np.allclose(running_mean(np.full(20, 3.0)), 3.0)
     assert running_mean(np.arange(20.0))[10] == pytest.approx(10.0)
     assert running_mean(np.arange(20.0))[0] == pytest.approx(2.0)
+
+
+def test_a_running_mean_goes_on_after_a_row_that_is_not_a_number() -> None:
+    values = np.ones(40)
+    values[3] = np.nan
+    assert np.allclose(running_mean(values), 1.0)
+
+
+def test_the_films_colours_serve_all_of_its_pictures() -> None:
+    film = [np.full((8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (214, 84, 43))]
+    moving = Image.open(io.BytesIO(gif(film)))
+    moving.seek(0)
+    assert np.abs(np.asarray(moving.convert("RGB"), dtype=int)[0, 0] - (255, 0, 0)).max() < 12
