@@ -1,94 +1,187 @@
-"""Small ablations of a recipe at equal steps: pretrain with overrides, probe, and append a row to a results file.
+"""Ablations of a recipe at equal compute: pretrain with overrides, read, draw, and append a row to a results file.
 
-    python benchmarks/ablate.py --steps 400 --out runs/ablations "base" "fast reference: stages.0.ema=0.99 stages.1.ema=0.99"
+    python benchmarks/ablate.py --steps 1000 --seeds 0 1 2 --out runs/ablations \\
+        "base" "no alignment: stages.*.weights.alignment=0" "small patches: encoder.patch=4 objective.target.downsample=1"
 
-``--steps`` counts all stages; the second one takes what the others leave. Each argument is a row's name, then perhaps a
-colon and overrides separated by blanks. Rows that are in the results file already are skipped, so that a study that was
-stopped goes on. Every row is read on a held-out part of train as well as on test: choose by the held-out figure.
+Each argument is a row's name, then perhaps a colon and overrides separated by blanks. ``--steps`` is what the recipe itself
+would take, all stages together; a row whose steps cost more or less takes fewer or more of them (its second stage is cut or
+stretched), so that all rows cost the same floating-point operations. Rows that are in the results file already are skipped, so that a study
+that was stopped goes on, and several processes may each do a part of the rows in one folder. Every figure is of clips of the
+train part: the probe is scored on clips that it was not trained on, and the test part is not touched.
 """
 
 import argparse
+import copy
 import json
+import shlex
 import shutil
+import time
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from nextvid.config import Recipe, load_recipe
+from nextvid.data import benchmarks
 from nextvid.data.clip import ClipSpec
-from nextvid.evaluation.benchmark import Measurement, prepare, random_encoder
-from nextvid.evaluation.features import Encode
+from nextvid.data.loader import Batch
+from nextvid.evaluation.benchmark import random_encoder
+from nextvid.evaluation.features import Encode, RenderedClips, features, render
+from nextvid.evaluation.generation import draw_next_frames, figures
+from nextvid.evaluation.probe import ProbeConfig, fit_probe, wilson
 from nextvid.inference.load import load
-from nextvid.training.loop import pretrain
+from nextvid.training.loop import build_trainer, pretrain, train_step
+from nextvid.training.release import load_objective
+
+TRAIN_CLIPS, HELD_OUT = 4000, 0.375
+DRAWN, DRAWN_FROM = 50, 10_000
+"""Clips that are drawn, and the number of the first: none that a probe reads."""
 
 
 def main() -> None:
-    """Run the rows that are named on the command line."""
+    """Run the rows that are named on the command line, once a seed."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    console = Console()
     results: Path = arguments.out / "ablations.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
-    done = {json.loads(line)["row"] for line in results.read_text().splitlines()} if results.is_file() else set()
-    for text in arguments.rows:
-        name, _, overrides = text.partition(":")
-        if name in done:
-            continue
-        row = {"row": name, "overrides": overrides.split(), **run_row(name, overrides.split(), arguments, console)}
-        with results.open("a") as handle:
-            handle.write(json.dumps(row) + "\n")
-        console.print(row, highlight=False)
+    for seed in arguments.seeds:
+        for text in arguments.rows:
+            name, _, overrides = text.partition(":")
+            if (name, seed) in _done(results):
+                continue
+            row = run_row(name, shlex.split(overrides), seed, arguments)
+            with results.open("a") as handle:
+                handle.write(json.dumps(row) + "\n")
+            print(_sentence(row), flush=True)
 
 
-def run_row(name: str, overrides: list[str], arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Pretrain one row in a folder of its own, probe it, and give its figures."""
-    first = load_recipe(arguments.recipe, overrides)
-    main_steps = arguments.steps - (first.steps - first.stages[1].steps)
-    if main_steps < 1:
-        raise SystemExit(f"--steps {arguments.steps} leaves none for the second stage of recipe '{first.name}'")
-    fixed = ["data.workers=0", f"training.threads={arguments.threads}", f"stages.1.steps={main_steps}"]
-    recipe = load_recipe(arguments.recipe, [*overrides, *fixed])
-    folder = arguments.out / name.replace(" ", "_").replace("/", "-")
-    figures: dict[str, Any] = {}
-    if name.startswith("random"):
-        encode: Encode = random_encoder(recipe.encoder, recipe.seed)
-    else:
-        figures = pretrain(recipe, folder, console=console)["pretrain"]
-        encode = load(folder)
-        figures["last"] = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    figures["probe"] = {m.benchmark: _scores(m, encode) for m in measurements(recipe, arguments)}
+def run_row(name: str, overrides: list[str], seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Pretrain one row in a folder of its own (a row called ``untrained`` is not), read it, and give its figures."""
+    base = [f"seed={seed}", "data.workers=0", f"training.threads={arguments.threads}"]
+    recipe = _with_steps(arguments, [*base, *overrides])
+    row: dict[str, Any] = {"row": name, "seed": seed, "overrides": overrides}
+    if name == "untrained":
+        return {**row, **_read({"ema": random_encoder(recipe.encoder, seed)}, recipe, arguments.benchmarks)}
+    folder = arguments.out / f"{name}-{seed}".replace(" ", "_").replace("/", "-")
+    started = time.monotonic()
+    pretrain(recipe, folder, console=Console(quiet=True))
+    row |= {"steps": recipe.steps, "flops_a_step": step_flops(recipe), "seconds": time.monotonic() - started}
+    row["last"] = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    row |= _read({"ema": load(folder), "online": load(folder, "online")}, recipe, arguments.benchmarks)
+    row["drawn"] = _draw(folder, recipe)
     if not arguments.keep:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return figures
+    return row
 
 
-def measurements(recipe: Recipe, arguments: argparse.Namespace) -> list[Measurement]:
-    """The benchmarks that every row is read on."""
-    last = recipe.stages[-1]
-    spec = ClipSpec(last.frames, last.fps, last.size)
-    named = [text.partition("/") for text in arguments.benchmarks]
-    return [
-        prepare(b, level, spec, arguments.train_clips, arguments.test_clips, progress=False) for b, _, level in named
-    ]
+def _with_steps(arguments: argparse.Namespace, overrides: list[str]) -> Recipe:
+    """The row's recipe with as many steps as ``--steps`` of the bare recipe cost."""
+    bare, row = load_recipe(arguments.recipe), load_recipe(arguments.recipe, overrides)
+    steps = round(arguments.steps * step_flops(bare) / step_flops(row))
+    main_steps = steps - (row.steps - row.stages[1].steps)
+    if main_steps < 1:
+        raise SystemExit(f"--steps {arguments.steps} leaves none for the second stage of recipe '{row.name}'")
+    return load_recipe(arguments.recipe, [*overrides, f"stages.1.steps={main_steps}"])
 
 
-def _scores(measurement: Measurement, encode: Encode) -> dict[str, Any]:
-    found = measurement.probe_all(encode, list(measurement.train.tasks), progress=False)
-    return {
-        t: {"top1": r.top1, "ci95": r.ci95, "held_out_top1": r.held_out_top1, "lr": r.best_lr} for t, r in found.items()
+def step_flops(recipe: Recipe) -> int:
+    """Floating-point operations of matrix products and attention in one step of the recipe's second stage.
+
+    torch's counter, which knows no attention on a CPU unless it is told.
+    """
+    return _step_flops(recipe.model_copy(update={"seed": 0, "name": "", "data": load_recipe("tiny").data}))
+
+
+def _step_flops(recipe: Recipe) -> int:
+    key = recipe.model_dump_json()
+    if key not in _FLOPS:
+        _FLOPS[key] = _count_flops(recipe)
+    return _FLOPS[key]
+
+
+_FLOPS: dict[str, int] = {}
+
+
+def _count_flops(recipe: Recipe) -> int:
+    one_step = recipe.model_copy(update={"stages": [recipe.stages[1].model_copy(update={"steps": 1})]})
+    trainer = build_trainer(one_step)
+    stage = one_step.stages[0]
+    frames = torch.zeros(stage.batch, stage.frames, 3, stage.size, stage.size, dtype=torch.uint8)
+    attention = torch.ops.aten
+    mapping = {
+        attention._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(
+            q, k, v
+        ),
+        attention._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda grad, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(grad, q, k, v)
+        ),
     }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        train_step(trainer, Batch(frames, list(range(stage.batch))))
+    return counter.get_total_flops()
+
+
+def _read(encoders: dict[str, Encode], recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
+    """Held-out accuracy of every task, as ``{"probe": {weights: {task: {…}}}}``."""
+    config = ProbeConfig(held_out=HELD_OUT, epochs=10)
+    found: dict[str, Any] = {weights: {} for weights in encoders}
+    for name in names:
+        clips = _rendered(name, _spec(recipe))
+        for weights, encode in encoders.items():
+            seen = features(encode, clips, progress=False)
+            for task in clips.tasks:
+                fitted = fit_probe(seen, task, config, progress=False)
+                share, count = fitted.best.held_out_top1, fitted.held_out_clips
+                ci95 = wilson(round(share * count), count)
+                found[weights][f"{name}/{task}"] = {"top1": share, "ci95": ci95, "lr": fitted.best.lr}
+    return {"probe": found}
+
+
+def _draw(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Next frames of sprites over still pictures."""
+    objective, _ = load_objective(folder)
+    wanted = range(DRAWN_FROM, DRAWN_FROM + DRAWN)
+    clips = benchmarks.load("moving-sprites", "still", "train", DRAWN_FROM + DRAWN)
+    drawn = draw_next_frames(copy.deepcopy(objective), render(clips, _spec(recipe), wanted, progress=False).frames, progress=False)
+    return figures(drawn)
+
+
+@cache
+def _rendered(name: str, spec: ClipSpec) -> RenderedClips:
+    benchmark, _, level = name.partition("/")
+    return render(benchmarks.load(benchmark, level, "train", TRAIN_CLIPS), spec, progress=False)
+
+
+def _spec(recipe: Recipe) -> ClipSpec:
+    last = recipe.stages[-1]
+    return ClipSpec(last.frames, last.fps, last.size)
+
+
+def _done(results: Path) -> set[tuple[str, int]]:
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+    return {(row["row"], row["seed"]) for row in rows}
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    scores = [
+        f"{task.split('/')[-1]} " + " · ".join(f"{100 * row['probe'][w][task]['top1']:.1f}" for w in row["probe"])
+        for task in row["probe"]["ema"]
+    ]
+    drawn = [f"PSNR {row['drawn']['next_frame']['psnr']:.2f} dB"] if "drawn" in row else []
+    return f"{row['row']} (seed {row['seed']}, {row.get('steps', 0)} steps): " + ", ".join(scores + drawn)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+")
     parser.add_argument("--recipe", default="tiny")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--train-clips", type=int, default=2000)
-    parser.add_argument("--test-clips", type=int, default=1500)
     parser.add_argument("--benchmarks", nargs="+", default=["moving-sprites/plain", "camera-moves/still"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--keep", action="store_true", help="Keep the checkpoints.")

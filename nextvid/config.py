@@ -186,6 +186,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise UserError(
             f"{file} is not a recipe: a recipe is a YAML mapping with the keys {', '.join(Recipe.model_fields)}"
         )
+    raw = _unshared(raw)
     raw.setdefault("name", file.stem)
     for override in overrides or []:
         _apply_override(raw, override)
@@ -236,14 +237,28 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"the value in '{override}' is not valid YAML: {error}") from error
-    node: Any = raw
-    *parents, last = dotted.split(".")
-    for part in parents:
-        node = _child(node, part, dotted)
-    if isinstance(node, list):
-        node[_index(node, last, dotted)] = value
+    _set(raw, dotted.split("."), value, dotted)
+
+
+def _unshared(node: Any) -> Any:
+    """A copy in which a YAML alias is a mapping of its own: an override of one stage must not change another."""
+    if isinstance(node, dict):
+        return {key: _unshared(value) for key, value in node.items()}
+    return [_unshared(value) for value in node] if isinstance(node, list) else node
+
+
+def _set(node: Any, path: list[str], value: Any, dotted: str) -> None:
+    """Give the setting at ``path`` its value; ``*`` stands for every item of a list."""
+    part, *rest = path
+    if part == "*" and isinstance(node, list):
+        for number in range(len(node)):
+            _set(node, [str(number), *rest], value, dotted)
+    elif rest:
+        _set(_child(node, part, dotted), rest, value, dotted)
+    elif isinstance(node, list):
+        node[_index(node, part, dotted)] = value
     else:
-        node[last] = value
+        node[part] = value
 
 
 def _child(node: Any, part: str, dotted: str) -> Any:

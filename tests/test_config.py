@@ -212,6 +212,14 @@ def test_overrides(tmp_path: Path, override: str, read: Any, value: object) -> N
     assert read(load_recipe(file, ["seed=1", override])) == value
 
 
+def test_a_star_is_every_item_of_a_list(tmp_path: Path) -> None:
+    raw = recipe_mapping()
+    raw["stages"] = raw["stages"] * 3
+    recipe = load_recipe(write(tmp_path, raw), ["stages.*.batch=7", "stages.1.batch=5", "stages.*.lr.encoder=0.5"])
+    assert [stage.batch for stage in recipe.stages] == [7, 5, 7]
+    assert all(stage.lr["encoder"] == (0.5, 0.5) for stage in recipe.stages)
+
+
 def test_the_last_override_counts(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, recipe_mapping()), ["seed=1", "seed=2"]).seed == 2
 
