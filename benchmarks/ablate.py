@@ -1,17 +1,17 @@
 """Ablations of a recipe at equal compute: pretrain with overrides, read, draw, and append a row to a results file.
 
     python benchmarks/ablate.py --steps 1000 --seeds 0 1 2 --out runs/ablations \\
-        "base" "no alignment: stages.*.weights.alignment=0" "small patches: encoder.patch=4 objective.target.downsample=1"
+        "base" "no alignment: 'stages.*.weights={flow: 0.5, alignment: 0}'" "large patches: encoder.patch=8"
 
 Each argument is a row's name, then perhaps a colon and overrides separated by blanks. ``--steps`` is what the recipe itself
-would take, all stages together; a row whose steps cost more or less takes fewer or more of them (its second stage is cut or
-stretched), so that all rows cost the same floating-point operations. Rows that are in the results file already are skipped, so that a study
-that was stopped goes on, and several processes may each do a part of the rows in one folder. Every figure is of clips of the
-train part: the probe is scored on clips that it was not trained on, and the test part is not touched.
+would take, all stages together; a row whose steps cost more or less takes fewer or more of them (its longest stage is cut
+or stretched), so that all rows cost the same floating-point operations. Rows that are in the results file already are
+skipped, so that a study that was stopped goes on, and several processes may each do a part of the rows in one folder.
+Every figure is of clips of the train part: the probe is scored on clips that it was not trained on, and the test part is
+not touched. Its learning rate is the best of four on those same clips, for every row alike.
 """
 
 import argparse
-import copy
 import json
 import shlex
 import shutil
@@ -37,6 +37,14 @@ from nextvid.inference.load import load
 from nextvid.training.loop import build_trainer, pretrain, train_step
 from nextvid.training.release import load_objective
 
+ATEN = torch.ops.aten
+CPU_ATTENTION = {
+    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(
+        grad, q, k, v
+    ),
+}
+"""What torch's counter lacks: it takes attention on a CPU for free."""
 TRAIN_CLIPS, HELD_OUT = 4000, 0.375
 DRAWN, DRAWN_FROM = 50, 10_000
 """Clips that are drawn, and the number of the first: none that a probe reads."""
@@ -51,9 +59,11 @@ def main() -> None:
     for seed in arguments.seeds:
         for text in arguments.rows:
             name, _, overrides = text.partition(":")
-            if (name, seed) in _done(results):
+            asked = {"row": name, "seed": seed, "overrides": shlex.split(overrides)}
+            asked |= {"recipe": arguments.recipe, "steps_of_recipe": arguments.steps}
+            if _is_done(results, asked):
                 continue
-            row = run_row(name, shlex.split(overrides), seed, arguments)
+            row = {**asked, **run_row(name, asked["overrides"], seed, arguments)}
             with results.open("a") as handle:
                 handle.write(json.dumps(row) + "\n")
             print(_sentence(row), flush=True)
@@ -63,15 +73,15 @@ def run_row(name: str, overrides: list[str], seed: int, arguments: argparse.Name
     """Pretrain one row in a folder of its own (a row called ``untrained`` is not), read it, and give its figures."""
     base = [f"seed={seed}", "data.workers=0", f"training.threads={arguments.threads}"]
     recipe = _with_steps(arguments, [*base, *overrides])
-    row: dict[str, Any] = {"row": name, "seed": seed, "overrides": overrides}
     if name == "untrained":
-        return {**row, **_read({"ema": random_encoder(recipe.encoder, seed)}, recipe, arguments.benchmarks)}
+        return {"probe": _read(random_encoder(recipe.encoder, seed), recipe, arguments.benchmarks)}
     folder = arguments.out / f"{name}-{seed}".replace(" ", "_").replace("/", "-")
     started = time.monotonic()
     pretrain(recipe, folder, console=Console(quiet=True))
-    row |= {"steps": recipe.steps, "flops_a_step": step_flops(recipe), "seconds": time.monotonic() - started}
+    row: dict[str, Any] = {"steps": recipe.steps, "flops_a_step": step_flops(recipe)}
+    row["seconds"] = time.monotonic() - started
     row["last"] = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    row |= _read({"ema": load(folder), "online": load(folder, "online")}, recipe, arguments.benchmarks)
+    row["probe"] = _read(load(folder), recipe, arguments.benchmarks)
     row["drawn"] = _draw(folder, recipe)
     if not arguments.keep:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -82,63 +92,39 @@ def _with_steps(arguments: argparse.Namespace, overrides: list[str]) -> Recipe:
     """The row's recipe with as many steps as ``--steps`` of the bare recipe cost."""
     bare, row = load_recipe(arguments.recipe), load_recipe(arguments.recipe, overrides)
     steps = round(arguments.steps * step_flops(bare) / step_flops(row))
-    main_steps = steps - (row.steps - row.stages[1].steps)
+    longest = _longest_stage(row)
+    main_steps = steps - (row.steps - row.stages[longest].steps)
     if main_steps < 1:
-        raise SystemExit(f"--steps {arguments.steps} leaves none for the second stage of recipe '{row.name}'")
-    return load_recipe(arguments.recipe, [*overrides, f"stages.1.steps={main_steps}"])
+        raise SystemExit(f"--steps {arguments.steps} leaves none for the longest stage of recipe '{row.name}'")
+    return load_recipe(arguments.recipe, [*overrides, f"stages.{longest}.steps={main_steps}"])
+
+
+def _longest_stage(recipe: Recipe) -> int:
+    return max(range(len(recipe.stages)), key=lambda number: recipe.stages[number].steps)
 
 
 def step_flops(recipe: Recipe) -> int:
-    """Floating-point operations of matrix products and attention in one step of the recipe's second stage.
-
-    torch's counter, which knows no attention on a CPU unless it is told.
-    """
-    return _step_flops(recipe.model_copy(update={"seed": 0, "name": "", "data": load_recipe("tiny").data}))
-
-
-def _step_flops(recipe: Recipe) -> int:
-    key = recipe.model_dump_json()
-    if key not in _FLOPS:
-        _FLOPS[key] = _count_flops(recipe)
-    return _FLOPS[key]
-
-
-_FLOPS: dict[str, int] = {}
-
-
-def _count_flops(recipe: Recipe) -> int:
-    one_step = recipe.model_copy(update={"stages": [recipe.stages[1].model_copy(update={"steps": 1})]})
-    trainer = build_trainer(one_step)
-    stage = one_step.stages[0]
+    """Floating-point operations of matrix products and attention in one step of the recipe's longest stage."""
+    stage = recipe.stages[_longest_stage(recipe)].model_copy(update={"steps": 1})
+    one_step = recipe.model_copy(update={"stages": [stage]})
     frames = torch.zeros(stage.batch, stage.frames, 3, stage.size, stage.size, dtype=torch.uint8)
-    attention = torch.ops.aten
-    mapping = {
-        attention._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(
-            q, k, v
-        ),
-        attention._scaled_dot_product_flash_attention_for_cpu_backward: (
-            lambda grad, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(grad, q, k, v)
-        ),
-    }
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        train_step(trainer, Batch(frames, list(range(stage.batch))))
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        train_step(build_trainer(one_step), Batch(frames, list(range(stage.batch))))
     return counter.get_total_flops()
 
 
-def _read(encoders: dict[str, Encode], recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
-    """Held-out accuracy of every task, as ``{"probe": {weights: {task: {…}}}}``."""
+def _read(encode: Encode, recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
+    """Held-out accuracy of every task of every benchmark/level."""
     config = ProbeConfig(held_out=HELD_OUT, epochs=10)
-    found: dict[str, Any] = {weights: {} for weights in encoders}
+    found: dict[str, Any] = {}
     for name in names:
         clips = _rendered(name, _spec(recipe))
-        for weights, encode in encoders.items():
-            seen = features(encode, clips, progress=False)
-            for task in clips.tasks:
-                fitted = fit_probe(seen, task, config, progress=False)
-                share, count = fitted.best.held_out_top1, fitted.held_out_clips
-                ci95 = wilson(round(share * count), count)
-                found[weights][f"{name}/{task}"] = {"top1": share, "ci95": ci95, "lr": fitted.best.lr}
-    return {"probe": found}
+        seen = features(encode, clips, progress=False)
+        for task in clips.tasks:
+            fitted = fit_probe(seen, task, config, progress=False)
+            share, count = fitted.best.held_out_top1, fitted.held_out_clips
+            found[f"{name}/{task}"] = {"top1": share, "ci95": wilson(round(share * count), count), "lr": fitted.best.lr}
+    return found
 
 
 def _draw(folder: Path, recipe: Recipe) -> dict[str, Any]:
@@ -146,7 +132,7 @@ def _draw(folder: Path, recipe: Recipe) -> dict[str, Any]:
     objective, _ = load_objective(folder)
     wanted = range(DRAWN_FROM, DRAWN_FROM + DRAWN)
     clips = benchmarks.load("moving-sprites", "still", "train", DRAWN_FROM + DRAWN)
-    drawn = draw_next_frames(copy.deepcopy(objective), render(clips, _spec(recipe), wanted, progress=False).frames, progress=False)
+    drawn = draw_next_frames(objective, render(clips, _spec(recipe), wanted, progress=False).frames, progress=False)
     return figures(drawn)
 
 
@@ -161,18 +147,23 @@ def _spec(recipe: Recipe) -> ClipSpec:
     return ClipSpec(last.frames, last.fps, last.size)
 
 
-def _done(results: Path) -> set[tuple[str, int]]:
+def _is_done(results: Path, asked: dict[str, Any]) -> bool:
+    """Whether the results have this row and seed; a stop where they have it of other settings."""
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
-    return {(row["row"], row["seed"]) for row in rows}
+    for row in rows:
+        if (row["row"], row["seed"]) == (asked["row"], asked["seed"]):
+            if asked.items() <= row.items():
+                return True
+            raise SystemExit(
+                f"{results} has a row '{row['row']}' of other settings; give it another name, or another --out"
+            )
+    return False
 
 
 def _sentence(row: dict[str, Any]) -> str:
-    scores = [
-        f"{task.split('/')[-1]} " + " · ".join(f"{100 * row['probe'][w][task]['top1']:.1f}" for w in row["probe"])
-        for task in row["probe"]["ema"]
-    ]
-    drawn = [f"PSNR {row['drawn']['next_frame']['psnr']:.2f} dB"] if "drawn" in row else []
-    return f"{row['row']} (seed {row['seed']}, {row.get('steps', 0)} steps): " + ", ".join(scores + drawn)
+    parts = [f"{task} {100 * found['top1']:.1f}" for task, found in row["probe"].items()]
+    parts += [f"PSNR {row['drawn']['next_frame']['psnr']:.2f} dB"] if "drawn" in row else []
+    return f"{row['row']} (seed {row['seed']}, {row.get('steps', 0)} steps): " + ", ".join(parts)
 
 
 def _arguments() -> argparse.Namespace:
@@ -182,7 +173,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--benchmarks", nargs="+", default=["moving-sprites/plain", "camera-moves/still"])
+    parser.add_argument("--benchmarks", nargs="+", default=["moving-sprites/film"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--keep", action="store_true", help="Keep the checkpoints.")
     return parser.parse_args()

@@ -43,9 +43,8 @@ def pretrain(
     chosen = load_recipe(recipe, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
     console = Console(stderr=as_json)
     folder = out or Path("runs") / chosen.name
-    figures = loop.pretrain(chosen, folder, steps, console)
+    _print(loop.pretrain(chosen, folder, steps, console), as_json)
     console.print(f"page: {report_run(folder, console)}", highlight=False)
-    _print(figures, as_json)
 
 
 @app.command()

@@ -27,7 +27,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def replace_json(path: Path, value: Any) -> None:
     """:func:`replace_file` of a value as indented JSON."""
-    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
+    replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def checksum(path: Path) -> str:

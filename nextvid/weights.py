@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from nextvid.errors import UserError
@@ -23,6 +23,15 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors file. Raises ``UserError`` where it cannot be read as one."""
     try:
         return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read as safetensors ({error})") from error
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself. Raises ``UserError`` where it cannot be read as one."""
+    try:
+        with safe_open(str(file), framework="pt") as handle:
+            return handle.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read as safetensors ({error})") from error
 

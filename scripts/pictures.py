@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nextvid.demo import draw_over_stills
 from nextvid.files import replace_json
+from nextvid.inference.load import load
 from nextvid.inference.released import find_released
 from nextvid.report import save_figures
 
@@ -23,7 +24,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = find_released(arguments.name).parent
     figures, pictures = draw_over_stills(arguments.name, arguments.clips)
-    replace_json(folder / "generation.json", {"format_version": 1, **figures})
+    step = load(arguments.name).settings["step"]
+    replace_json(folder / "generation.json", {"format_version": 1, "step": step, **figures})
     for file in save_figures(folder, pictures, arguments.out):
         print(file)
 

@@ -1,6 +1,7 @@
-"""Make a finished run a released encoder: its weights in half precision, its recipe, curves and figures.
+"""Make a finished run a released encoder: its weights in half precision, its recipe and curves. Figures of former weights go.
 
 python scripts/release.py runs/nextvid-tiny --name nextvid-tiny
+python scripts/pictures.py nextvid-tiny
 nextvid probe nextvid-tiny --benchmark moving-sprites --json > nextvid/released/nextvid-tiny/probe_….json
 """
 
@@ -11,8 +12,7 @@ from pathlib import Path
 
 from nextvid.files import replace_file
 from nextvid.inference.released import RELEASES, WEIGHTS
-from nextvid.training.checkpoint import list_checkpoints
-from nextvid.training.release import load_objective, write_release
+from nextvid.training.release import last_checkpoint, load_objective, write_release
 
 COPIED = ("recipe.yaml", "environment.json", "metrics.jsonl")
 
@@ -25,11 +25,15 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = RELEASES / arguments.name
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in (*folder.glob("probe_*.json"), *folder.glob("generation.json")):
+        stale.unlink()
     objective, recipe = load_objective(arguments.run)
-    step = int(list_checkpoints(arguments.run / "checkpoints")[-1].name.removeprefix("step_"))
+    step = int(last_checkpoint(arguments.run).name.removeprefix("step_"))
     write_release(objective, recipe, step, folder / WEIGHTS)
     for name in COPIED:
         shutil.copy(arguments.run / name, folder / name)
+    rows = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    replace_file(folder / "metrics.jsonl", "".join(row for row in rows if json.loads(row)["step"] <= step).encode())
     environment = json.loads((folder / "environment.json").read_text())
     environment["command"] = ["nextvid", "pretrain", f"recipes/{recipe.name}.yaml"]
     replace_file(folder / "environment.json", (json.dumps(environment, indent=2) + "\n").encode())

@@ -46,6 +46,7 @@ def test_pretrain_then_probe(
     out = tmp_path / "run"
     assert run(monkeypatch, "pretrain", recipe, "--out", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["pretrain"]["steps"] == 2
+    assert (out / "report.html").read_text().count("data:image/png") > 6
     options = ["--benchmark", "moving-sprites", "--level", "plain", "--train-clips", 160, "--test-clips", 80, "--json"]
     assert run(monkeypatch, "probe", out, *options) == 0
     found = json.loads(capsys.readouterr().out)

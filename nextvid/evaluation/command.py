@@ -38,7 +38,7 @@ def probe_run(
     measurement = prepare(benchmark, level, spec, train_clips, test_clips, config)
     task = check_task(measurement, task)
     found = measure(encoder, encoder.encoder.config, measurement, [task])[task]
-    found = {"format_version": FORMAT_VERSION, "weights": weights, **found}
+    found = {"format_version": FORMAT_VERSION, "step": encoder.settings["step"], "weights": weights, **found}
     if not is_released(run):
         folder = Path(run) if Path(run).is_dir() else Path(run).parent
         replace_json(folder / f"probe_{benchmark}_{measurement.level}_{task}_{weights}.json", found)

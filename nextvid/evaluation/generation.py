@@ -3,6 +3,7 @@
 All pictures are in [0, 1] at the target space's resolution, where the truth is averaged down as the target space does it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ Pictures = Float[Tensor, "clips drawn 3 drawn_rows drawn_columns"]
 Places = Int[Tensor, "clips kept"]
 
 SAMPLES, FLOW_STEPS, CHUNK = 8, 25, 50
-SSIM_KERNEL, SSIM_SIGMA = 7, 1.0
-"""A window that fits pictures of 16 pixels."""
+SSIM_SIGMA, SSIM_SMALLEST = 1.0, 5
+"""A Gaussian window of this deviation is 9 pixels wide, and mirrors up to 4 at the edges: it needs pictures of 5 or more."""
 
 
 @dataclass(frozen=True)
@@ -117,33 +118,44 @@ def figures(drawn: Drawn) -> dict[str, Any]:
     }
 
 
-def roll_out_figures(drawn: Drawn, tubelet: int) -> dict[str, list[float]]:
-    """PSNR of every latent frame of a roll-out, and of standing still on the last real frame."""
+def roll_out_figures(drawn: Drawn, tubelet: int) -> dict[str, Any]:
+    """PSNR of every latent frame of a roll-out (one sample a clip), and of standing still on the last real frame."""
     latent = range(0, drawn.truth.shape[1], tubelet)
     return {
+        "clips": len(drawn.truth),
+        "samples": len(drawn.samples),
         "psnr": [psnr(drawn.mean[:, i : i + tubelet], drawn.truth[:, i : i + tubelet]) for i in latent],
         "copy_psnr": [psnr(drawn.copied[:, i : i + tubelet], drawn.truth[:, i : i + tubelet]) for i in latent],
     }
 
 
-def likeness(drawn: Pictures, truth: Pictures) -> dict[str, float]:
-    """PSNR and SSIM."""
+def likeness(drawn: Pictures, truth: Pictures) -> dict[str, float | None]:
+    """PSNR and SSIM; None where there is no such number."""
     return {"psnr": psnr(drawn, truth), "ssim": ssim(drawn, truth)}
 
 
-def psnr(drawn: Pictures, truth: Pictures) -> float:
-    """Peak signal to noise in dB, from the mean squared error over all pictures, of values in [0, 1]."""
+def psnr(drawn: Pictures, truth: Pictures) -> float | None:
+    """Peak signal to noise in dB, from the mean squared error over all pictures, of values in [0, 1].
+
+    None where nothing differs, as where the last frame of a still clip is copied.
+    """
     from torchmetrics.functional.image import peak_signal_noise_ratio  # noqa: PLC0415 (seconds to import)
 
-    return peak_signal_noise_ratio(drawn, truth, data_range=1.0).item()
+    found = peak_signal_noise_ratio(drawn, truth, data_range=1.0).item()
+    return found if math.isfinite(found) else None
 
 
-def ssim(drawn: Pictures, truth: Pictures) -> float:
-    """Structural similarity (Wang et al. 2004), a mean over pictures, with a Gaussian window of deviation 1."""
+def ssim(drawn: Pictures, truth: Pictures) -> float | None:
+    """Structural similarity (Wang et al. 2004), a mean over pictures, with a Gaussian window of deviation 1.
+
+    None for pictures smaller than the window allows.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure  # noqa: PLC0415 (seconds to import)
 
+    if min(truth.shape[-2:]) < SSIM_SMALLEST:
+        return None
     found = structural_similarity_index_measure(
-        drawn.flatten(0, 1), truth.flatten(0, 1), sigma=SSIM_SIGMA, kernel_size=SSIM_KERNEL, data_range=1.0
+        drawn.flatten(0, 1), truth.flatten(0, 1), sigma=SSIM_SIGMA, data_range=1.0
     )
     assert isinstance(found, Tensor)
     return found.item()

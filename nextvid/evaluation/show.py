@@ -1,5 +1,6 @@
 """What one would rather look at than read: what a run's parts see, draw and tell apart, for its page."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from rich.console import Console
 from torch import Tensor
 
 from nextvid.config import Recipe
+from nextvid.data.footage import FolderSource
 from nextvid.data.loader import BatchPlan, make_batch
+from nextvid.data.mixture import Mixture
 from nextvid.data.transforms import normalise
+from nextvid.errors import UserError
 from nextvid.evaluation.generation import Drawn, draw_next_frames, figures, roll_out, roll_out_figures
-from nextvid.masking import draw_batch
+from nextvid.masking import MaskConfig, draw_batch
 from nextvid.models.encoder import tokens_of
 from nextvid.objectives.nextvid import NextVid
 from nextvid.randomness import key_of
@@ -27,30 +31,54 @@ Clips = UInt8[Tensor, "clips frames 3 height width"]
 LongClips = UInt8[Tensor, "rolled long 3 height width"]
 Images = UInt8[np.ndarray, "clips shown image_rows image_columns 3"]
 
-SHOWN, MEASURED = 6, 24
+SHOWN, MEASURED, ROLLED = 6, 24, 12
 GREY = 128
 CLIPPED = 0.02
 """The share of feature values at either end that become black or full colour."""
 
 
 def report_run(out: Path, console: Console) -> Path:
-    """Draw from a run's last checkpoint on unseen clips of its own footage; writes figures and ``report.html``."""
-    objective, recipe = load_objective(out)
-    objective.to(device_of(recipe.training.device))
+    """Draw from a run's last checkpoint on further clips of its own footage; writes figures and ``report.html``.
+
+    A page without drawings, and why, is all that a finished run loses where its footage has gone or memory is short.
+    """
     console.print("drawing for the page …")
-    clips = unseen_clips(recipe, out, MEASURED)
-    longer = unseen_clips(recipe, out, SHOWN, times=2)
-    found, pictures = show(objective, recipe, clips, longer)
-    Run(out).update_metrics({"generation": {"footage": "unseen clips of the run's own sources", **found}})
+    try:
+        found, pictures = _draw_run(out)
+    except (UserError, MemoryError, torch.OutOfMemoryError) as error:
+        console.print(f"the page has no drawings: {error}", style="yellow", highlight=False, markup=False)
+        return write_report(out)
+    Run(out).update_metrics({"generation": {"footage": "Further clips of the run's own sources", **found}})
     return write_report(out, pictures)
 
 
-def unseen_clips(recipe: Recipe, run: Path, clips: int, times: int = 1) -> Clips:
-    """Clips of the last stage's sources that follow the last one trained on; ``times`` as long."""
+def _draw_run(out: Path) -> tuple[dict[str, Any], Pictures]:
+    objective, recipe = load_objective(out)
+    objective.to(device_of(recipe.training.device))
+    mixture = build_mixtures(recipe, out, Console(quiet=True))[-1]
+    clips = further_clips(recipe, mixture, MEASURED)
+    return show(objective, recipe, clips, _clips_to_roll(recipe, mixture))
+
+
+def further_clips(recipe: Recipe, mixture: Mixture, clips: int, times: int = 1) -> Clips:
+    """Clips of the last stage's sources, ``times`` as long, by the numbers that follow the last one trained on.
+
+    They are new draws of file, time and crop, from the files that were trained on.
+    """
     last = recipe.stages[-1]
-    mixture = build_mixtures(recipe, run, Console(quiet=True))[-1]
     first = sum(stage.steps * stage.batch for stage in recipe.stages)
     return make_batch(mixture, BatchPlan(first, clips, times * last.frames, last.fps, last.size)).frames
+
+
+def _clips_to_roll(recipe: Recipe, mixture: Mixture) -> Clips:
+    """Clips of twice the trained length where the footage surely has them, else of the trained length.
+
+    A folder may hold short files, which are played back and forth, and that is no truth to compare a roll-out with.
+    """
+    if not any(isinstance(source, FolderSource) for source in mixture.sources):
+        with contextlib.suppress(UserError):
+            return further_clips(recipe, mixture, ROLLED, times=2)
+    return further_clips(recipe, mixture, ROLLED)
 
 
 def show(objective: NextVid, recipe: Recipe, clips: Clips, longer: LongClips) -> tuple[dict[str, Any], Pictures]:
@@ -58,8 +86,8 @@ def show(objective: NextVid, recipe: Recipe, clips: Clips, longer: LongClips) ->
     tubelet = recipe.encoder.tubelet
     drawn = draw_next_frames(objective, clips)
     latent = recipe.stages[-1].frames // tubelet
-    context = longer.shape[1] // tubelet // 2 * tubelet
-    rolled = roll_out(objective, longer[:SHOWN], context, window=max(1, latent - 1))
+    context = max(1, longer.shape[1] // tubelet // 2) * tubelet
+    rolled = roll_out(objective, longer, context, window=max(1, latent - 1))
     found = {**figures(drawn), "rollout": roll_out_figures(rolled, tubelet)}
     return found, _pictures(objective, recipe, clips[:SHOWN], longer[:SHOWN], rolled, context)
 
@@ -83,7 +111,7 @@ def _pictures(
     frames = normalise(clips.to(objective.target.mean.device))
     _, rows, columns = objective.encoder.grid(frames)
     keys = [key_of("shown", i) for i in range(len(clips))]
-    visible = draw_batch(recipe.stages[-1].masks[0], keys, "mask 0", rows, columns)
+    visible = draw_batch(_shown_mask(recipe), keys, "mask 0", rows, columns)
     masked = draw_next_frames(objective, clips, samples=1, visible=visible, progress=False)
     with torch.inference_mode():
         tokens = tokens_of(objective.reference(frames)).cpu()
@@ -92,12 +120,18 @@ def _pictures(
         masked_input=_images(_hide(clips, visible, rows, columns)),
         generated=_bytes(masked.samples[0]),
         truth=_bytes(masked.truth),
-        rollout_truth=np.concatenate([before, _bytes(rolled.truth)], axis=1),
-        rollout_generated=np.concatenate([before, _bytes(rolled.samples[0])], axis=1),
+        rollout_truth=np.concatenate([before, _bytes(rolled.truth[:SHOWN])], axis=1),
+        rollout_generated=np.concatenate([before, _bytes(rolled.samples[0, :SHOWN])], axis=1),
         context=context,
         feature_clips=_images(clips),
         feature_maps=feature_maps(tokens.unflatten(2, (rows, columns))),
     )
+
+
+def _shown_mask(recipe: Recipe) -> MaskConfig:
+    """The first mask of the last stage that hides anything: a cool-down may hide nothing."""
+    hiding = [mask for stage in reversed(recipe.stages) for mask in stage.masks if mask.blocks]
+    return hiding[0] if hiding else MaskConfig(0)
 
 
 def _hide(clips: Clips, visible: Tensor, rows: int, columns: int) -> Clips:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from nextvid.errors import UserError
@@ -15,7 +14,7 @@ from nextvid.inference.frames import AnyFrames, prepare
 from nextvid.inference.released import find_released, is_released, released_names
 from nextvid.inference.streaming import Stream
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTokens
-from nextvid.weights import load_weights
+from nextvid.weights import load_weights, read_metadata
 
 FORMAT_VERSION = 1
 
@@ -39,11 +38,7 @@ def load(
 
 def read_config(file: Path) -> dict[str, Any]:
     """The configuration that a weights file carries: the encoder's shape, and the clips that it was trained on."""
-    try:
-        with safe_open(str(file), framework="pt") as handle:
-            metadata = handle.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read as safetensors ({error})") from error
+    metadata = read_metadata(file)
     if "config" not in metadata:
         raise UserError(f"{file} is not an encoder written by nextvid: it carries no configuration")
     config = json.loads(metadata["config"])

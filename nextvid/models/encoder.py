@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -159,11 +160,18 @@ class Encoder(nn.Module):
             positions = positions[0][:, visible].transpose(0, 1)
         rotation = rotations(positions.flatten(1, 2), self.config.width // self.config.heads)
         if self.config.input == "cosine":
-            patches = patches @ self.levelling
+            patches = self._levelled(patches)
         x = self.patch_embed(patches).flatten(1, 2)
         layers = self._run_blocks(x, rotation, t, self._layers_wanted(return_layers), cache)
         outputs = [self.norm(layer).unflatten(1, (t, -1)) for layer in layers]
         return outputs if return_layers is not None else outputs[0]
+
+    def _levelled(
+        self, patches: Float[Tensor, "batch latent_frames kept values"]
+    ) -> Float[Tensor, "batch latent_frames kept values"]:
+        """In full precision: half would round away the small coefficients that levelling is there to raise."""
+        with torch.autocast(patches.device.type, enabled=False):
+            return patches.float() @ self.levelling
 
     def _layers_wanted(self, return_layers: Sequence[int] | None) -> list[int]:
         depth = self.config.depth

@@ -68,7 +68,7 @@ class NextVid(Objective):
     def begin_stage(self, stage: StageConfig) -> None:
         """Take over the stage's masks, draws of tau and EMA momentum.
 
-        Raises ``UserError`` where the stage weights a loss that there is not.
+        Raises ``UserError`` where the stage weights a loss that there is not, or leaves one out.
         """
         for name in stage.weights:
             if name not in TERMS:
@@ -76,10 +76,16 @@ class NextVid(Objective):
                     f"stage '{stage.name}' weights the loss '{name}'{nearest(name, TERMS)}; objective 'nextvid' has "
                     f"{' and '.join(TERMS)}"
                 )
+        missing = [name for name in TERMS if name not in stage.weights]
+        if missing:
+            raise UserError(
+                f"stage '{stage.name}' weights {', '.join(stage.weights)} and leaves out {' and '.join(missing)}; write "
+                f"{missing[0]}: 0 to train without it"
+            )
         self.settings = Settings(stage.masks, stage.draws, stage.ema)
 
     def forward(self, batch: Batch, weights: dict[str, float]) -> Losses:
-        """``0.5 L_flow + 1.0 L_align`` (under the step's ``weights``; a loss that they leave out is not computed).
+        """``0.5 L_flow + 1.0 L_align`` (under the step's ``weights``; a loss of weight 0 is not computed).
 
         Both losses are averaged over the mask generators.
         """
@@ -88,15 +94,15 @@ class NextVid(Objective):
         h1 = self.target.encode(frames)[:, 1:]
         grid = self.encoder.grid(frames)[1:]
         zero = frames.new_zeros(())
-        terms = dict.fromkeys(TERMS, zero)
+        terms = {name: zero for name in TERMS if weights.get(name)}
         for index, mask in enumerate(self.settings.masks):
             z = self.predict(frames, self.draw_visible(frames, mask, batch.keys, index))
-            if weights.get("alignment"):
+            if "alignment" in terms:
                 terms["alignment"] = terms["alignment"] + self.alignment_loss(z, reference)
-            if weights.get("flow"):
+            if "flow" in terms:
                 terms["flow"] = terms["flow"] + self.generation_loss(z, h1, grid, batch.keys, index)
         terms = {name: term / len(self.settings.masks) for name, term in terms.items()}
-        total = sum((weights.get(name, 0.0) * term for name, term in terms.items()), start=zero)
+        total = sum((weights[name] * term for name, term in terms.items()), start=zero)
         return Losses(total, terms, reference)
 
     def draw_visible(self, frames: FrameTensor, mask: MaskConfig, keys: list[int], index: int) -> Visible:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ def write_report(run: Path, pictures: Pictures | None = None) -> Path:
         settings=setting_rows(recipe, metrics, environment),
         stages=stage_rows(recipe),
         curves=[Markup(svg(panel)) for panel in panels(rows)],
-        probe=probe_rows(metrics.get("probe", {})),
+        probe=probe_rows({**_probes_beside(run), **metrics.get("probe", {})}),
         generation=generation_rows(metrics.get("generation", {})),
         generation_of=_where_drawn(metrics.get("generation", {})),
+        drawn_by=metrics.get("generation", {}).get("model", recipe["name"]),
         shown=_shown(pictures) if pictures else None,
-        command=" ".join(["nextvid", *environment.get("command", [])[1:]]),
+        command=shlex.join(["nextvid", *environment.get("command", [])[1:]]),
     )
     page = run / "report.html"
     replace_file(page, text.encode())
@@ -91,10 +93,16 @@ def _image(content: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def _probes_beside(run: Path) -> dict[str, Any]:
+    """What ``nextvid probe`` has left in the run's folder, by task and level."""
+    found = [_json(file) for file in sorted(run.glob("probe_*_ema.json"))]
+    return {f"{probe['task']} ({probe['level']})": probe for probe in found}
+
+
 def _where_drawn(generation: dict[str, Any]) -> str:
     if "benchmark" in generation:
         return f"{generation['model']} on {generation['benchmark']}, {generation['level']}, test clips"
-    return str(generation.get("footage", "clips of the run's own sources"))
+    return str(generation.get("footage", "Clips of the run's own sources"))
 
 
 def _template() -> jinja2.Template:

@@ -72,11 +72,10 @@ def generation_rows(generation: dict[str, Any]) -> list[tuple[str, str, str]]:
     ):
         if key in generation:
             found = generation[key]
-            figures = f"PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}"
-            rows.append((title.format(samples=generation.get("samples", "several")), figures, meaning))
+            rows.append((title.format(samples=generation.get("samples", "several")), _likeness(found), meaning))
     for name, found in generation.get("others", {}).items():
         title = f"mean of samples: {ENCODERS.get(name, name)}"
-        rows.append((title, f"PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}", "the same clips, another model"))
+        rows.append((title, _likeness(found), "the same clips, another model"))
     if "sharpness" in generation:
         found = generation["sharpness"]
         figures = f"{found['generated']:.4f} of {found['truth']:.4f}"
@@ -92,10 +91,21 @@ def generation_rows(generation: dict[str, Any]) -> list[tuple[str, str, str]]:
             ("diversity", f"{100 * generation['diversity']:.2f}%", "deviation between samples, of the full range")
         )
     if "rollout" in generation:
-        pairs = zip(generation["rollout"]["psnr"], generation["rollout"]["copy_psnr"], strict=True)
-        figures = "; ".join(f"{drawn:.1f} ({copied:.1f})" for drawn, copied in pairs)
-        rows.append(("roll-out, PSNR by latent frame", figures, "in brackets: standing still on the last real frame"))
+        rolled = generation["rollout"]
+        pairs = zip(rolled["psnr"], rolled["copy_psnr"], strict=True)
+        figures = "; ".join(f"{_number(drawn, 1)} ({_number(copied, 1)})" for drawn, copied in pairs)
+        meaning = f"{rolled['clips']} clips, one sample each; in brackets: standing still on the last real frame"
+        rows.append(("roll-out, PSNR by latent frame", figures, meaning))
     return rows
+
+
+def _likeness(found: dict[str, float | None]) -> str:
+    return f"PSNR {_number(found['psnr'], 2, ' dB')}, SSIM {_number(found['ssim'], 3)}"
+
+
+def _number(value: float | None, digits: int, unit: str = "") -> str:
+    """A PSNR is None where nothing differs, an SSIM where pictures are too small for one."""
+    return "–" if value is None else f"{value:.{digits}f}{unit}"
 
 
 def setting_rows(recipe: dict[str, Any], metrics: dict[str, Any], environment: dict[str, Any]) -> list[tuple[str, str]]:
@@ -109,7 +119,7 @@ def setting_rows(recipe: dict[str, Any], metrics: dict[str, Any], environment: d
         ("objective", f"{recipe['objective']['name']}; predictor and decoder of "
          f"{_layers(recipe['objective'].get('predictor'))} and {_layers(recipe['objective'].get('decoder'))}; "
          f"target: {target.get('name', '–')}"),
-        ("footage", ", ".join(_sources(recipe["data"]["sources"]))),
+        ("footage", "; ".join(_footage(recipe))),
         ("seed", str(recipe["seed"])),
     ]  # fmt: skip
     if done:
@@ -130,11 +140,18 @@ def stage_rows(recipe: dict[str, Any]) -> list[dict[str, str]]:
             "batch": str(stage["batch"]),
             "clip": f"{stage['frames']} frames of {stage['size']} px, {stage['fps']:g} fps",
             "hidden": " and ".join(_mask(mask) for mask in stage["masks"]),
+            "losses": ", ".join(f"{name} {_line(ends)}" for name, ends in stage["weights"].items()),
+            "draws": str(stage["draws"]),
             "EMA": f"{stage['ema']:g}",
-            "learning rate": f"{stage['lr']['encoder'][0]:g} → {stage['lr']['encoder'][1]:g}",
+            "learning rate": _line(stage["lr"]["encoder"]),
         }
         for stage in recipe["stages"]
     ]
+
+
+def _line(ends: list[float]) -> str:
+    """A quantity that goes in a straight line over a stage."""
+    return f"{ends[0]:g}" if ends[0] == ends[1] else f"{ends[0]:g} → {ends[1]:g}"
 
 
 def _mask(mask: dict[str, Any]) -> str:
@@ -143,6 +160,14 @@ def _mask(mask: dict[str, Any]) -> str:
 
 def _layers(part: dict[str, Any] | None) -> str:
     return f"{part['depth']} × {part['width']}" if part else "–"
+
+
+def _footage(recipe: dict[str, Any]) -> list[str]:
+    own = [stage for stage in recipe["stages"] if stage.get("sources")]
+    return [
+        ", ".join(_sources(recipe["data"]["sources"])),
+        *(f"in {stage['name']}: " + ", ".join(_sources(stage["sources"])) for stage in own),
+    ]
 
 
 def _sources(sources: list[dict[str, Any]]) -> list[str]:

@@ -38,6 +38,8 @@ from nextvid.training.release import start_from
 from nextvid.training.run import Run
 from nextvid.training.stages import Schedule, schedule_of
 
+STEPS = "steps with "
+"""Before a figure's name in the window: how many of its steps had that figure (a loss may come in between two rows)."""
 STATISTICS_CLIPS = 128
 """Clips that an objective may measure before the first step."""
 
@@ -65,21 +67,23 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
     run.check(recipe)
     trainer = build_trainer(recipe)
     if recipe.init is not None and not list_checkpoints(run.checkpoints):
-        start_from(trainer.objective, recipe.init)  # here, so that a wrong init stops before anything is written
+        start_from(
+            trainer.objective, recipe, recipe.init
+        )  # here, so that a wrong init stops before anything is written
     mixtures = build_mixtures(recipe, run.path, console)
     run.open(recipe)
     keep_file_lists(mixtures, run.path)
     _resume(run, trainer, console)
     warn_of_slow_half(recipe.training.precision, trainer.device, console)
     if trainer.progress.step == 0 and recipe.init is not None:
-        start_from(trainer.objective, recipe.init)
+        start_from(trainer.objective, recipe, recipe.init)
         console.print(f"starting from the weights of {recipe.init}", highlight=False)
     elif trainer.progress.step == 0:
         trainer.objective.before_training(_first_clips(trainer, mixtures[0]))
     else:
         # A run that was killed between its checkpoint and its export has an older encoder beside it, or none.
         run.export_encoder(trainer.objective, recipe, trainer.progress.step)
-    run.write_environment()
+    run.write_environment(trainer.device)
     end = min(until or recipe.steps, recipe.steps)
     if trainer.progress.step < end:
         with _signals() as stop:
@@ -204,7 +208,7 @@ def _add_to_window(progress: Progress, losses: Losses, norm: float) -> dict[str,
     figures = {"loss": losses.total.item(), **{k: v.item() for k, v in losses.terms.items()}, "grad_norm": norm}
     for name, value in figures.items():
         progress.window[name] = progress.window.get(name, 0.0) + value
-    progress.window["steps"] = progress.window.get("steps", 0.0) + 1
+        progress.window[STEPS + name] = progress.window.get(STEPS + name, 0.0) + 1
     return figures
 
 
@@ -212,9 +216,9 @@ def _row(trainer: Trainer, losses: Losses) -> dict[str, Any]:
     """A row of ``metrics.jsonl``: means over the steps since the last one, and the health of this step's features."""
     progress, schedule = trainer.progress, trainer.schedule
     step = progress.step - 1
-    steps = progress.window.pop("steps")
     row: dict[str, Any] = {"step": progress.step, "stage": schedule.stage_of(step).name}
-    row |= {name: total / steps for name, total in progress.window.items()}
+    window = progress.window
+    row |= {name: window[name] / window[STEPS + name] for name in window if not name.startswith(STEPS)}
     row["lr"] = {part: float(values[step]) for part, values in schedule.lr.items()}
     if losses.features is not None:
         row["feature_spread"] = health.feature_spread(losses.features)

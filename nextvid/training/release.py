@@ -7,11 +7,13 @@ under their own names (``predictor.*``, ``decoder.*``, ``target.*``), so that ``
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import save
 
-from nextvid.config import Recipe, load_recipe
+from nextvid.config import Recipe, differences, load_recipe, parse_recipe, save_recipe
 from nextvid.errors import UserError
 from nextvid.files import replace_file
 from nextvid.inference.released import find_released, is_released, released_names
@@ -19,36 +21,71 @@ from nextvid.objectives.nextvid import NextVid
 from nextvid.objectives.protocol import Objective
 from nextvid.training.checkpoint import MODEL, damage, list_checkpoints
 from nextvid.training.run import encoder_config
-from nextvid.weights import fill, read_tensors
+from nextvid.weights import fill, read_metadata, read_tensors
 
 Tensors = Mapping[str, torch.Tensor]
+MODEL_KEYS = ("name", "predictor", "decoder", "target", "prediction", "generation")
 
 
 def write_release(objective: Objective, recipe: Recipe, step: int, file: Path) -> None:
     """Write all of ``objective`` to ``file`` in half precision: weights of a few thousandths lose nothing that is read."""
     tensors = {name: _halved(tensor) for name, tensor in released_tensors(objective).items()}
-    metadata = {"config": json.dumps(encoder_config(objective, recipe, step))}
+    metadata = {"config": json.dumps(encoder_config(objective, recipe, step)), "recipe": save_recipe(recipe)}
     replace_file(file, save(tensors, metadata=metadata))
 
 
-def start_from(objective: Objective, origin: str) -> None:
-    """Fill ``objective`` with the weights of a run's folder (its last checkpoint), a released file or a released name.
+def start_from(objective: Objective, recipe: Recipe, origin: str) -> None:
+    """Fill ``objective``, built from ``recipe``, with the weights of a run's folder (its last checkpoint), a released file
+    or a released name.
 
-    Raises ``UserError`` where there is no such thing, or where it holds another architecture.
+    Raises ``UserError`` where there is no such thing, or where it was trained to compute something else.
     """
     path = find_released(origin) if is_released(origin) else Path(origin)
     if path.is_dir():
-        checkpoints = [c for c in list_checkpoints(path / "checkpoints") if damage(c) is None]
-        if not checkpoints:
-            raise UserError(f"init={origin}: that folder holds no whole checkpoint to start from")
-        file = checkpoints[-1] / MODEL
+        file = last_checkpoint(path) / MODEL
+        _check_same_model(recipe, load_recipe(path / "recipe.yaml"), origin)
         fill(objective, read_tensors(file), file)
     elif path.is_file():
-        fill(objective, _renamed(objective, read_tensors(path), path), path)
+        tensors = _renamed(objective, read_tensors(path), path)
+        _check_same_model(recipe, _recipe_of(path), origin)
+        fill(objective, tensors, path)
     else:
         raise UserError(
             f"init={origin}: there is no such run or file; released encoders: {', '.join(released_names()) or 'none'}"
         )
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run's folder that is whole. Raises ``UserError`` where there is none."""
+    checkpoints = [c for c in list_checkpoints(run / "checkpoints") if damage(c) is None]
+    if not checkpoints:
+        raise UserError(f"{run} holds no whole checkpoint to start from")
+    return checkpoints[-1]
+
+
+def _recipe_of(file: Path) -> Recipe:
+    """The recipe that a released file carries."""
+    metadata = read_metadata(file)
+    if "recipe" not in metadata:
+        raise UserError(
+            f"{file} carries no recipe, so what its weights compute is unknown; write it with write_release"
+        )
+    return parse_recipe(yaml.safe_load(metadata["recipe"]), str(file))
+
+
+def _check_same_model(recipe: Recipe, stored: Recipe, origin: str) -> None:
+    """Weights may fit in shape and yet be those of another computation: other heads, another input, another target."""
+    found = differences(_model_settings(stored), _model_settings(recipe))
+    if found:
+        raise UserError(
+            f"init={origin} was trained as another model than this recipe's: {'; '.join(found[:6])} (there → here)"
+        )
+
+
+def _model_settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that say what the weights compute, and not how they are trained."""
+    whole = recipe.model_dump(mode="json")
+    return {"encoder": whole["encoder"], "objective": {key: whole["objective"][key] for key in MODEL_KEYS}}
 
 
 def load_objective(origin: str | Path) -> tuple[NextVid, Recipe]:
@@ -59,7 +96,7 @@ def load_objective(origin: str | Path) -> tuple[NextVid, Recipe]:
         raise UserError(f"{folder} holds no recipe.yaml; released encoders: {', '.join(released_names()) or 'none'}")
     recipe = load_recipe(stored)
     objective = NextVid(recipe.encoder, recipe.objective)
-    start_from(objective, str(origin))
+    start_from(objective, recipe, str(origin))
     return objective.eval(), recipe
 
 

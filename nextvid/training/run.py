@@ -64,7 +64,7 @@ class Run:
         except BlockingIOError as error:
             raise UserError(f"{self.path} is in use by another process; wait for it or choose another --out") from error
 
-    def write_environment(self) -> None:
+    def write_environment(self, device: torch.device) -> None:
         """What the run ran on, for whoever repeats it."""
         packages = ("torch", "numpy", "av", "safetensors", "nextvid")
         replace_json(
@@ -76,7 +76,7 @@ class Run:
                 "processor": platform.machine(),
                 "cores": os.cpu_count(),
                 "threads": torch.get_num_threads(),
-                "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+                "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
                 "packages": {name: importlib.metadata.version(name) for name in packages},
                 "command": sys.argv,
             },

@@ -1,11 +1,15 @@
 """Figures of drawn frames, against cases whose answer is known."""
 
+import json
+from unittest import mock
+
 import pytest
 import torch
 from builders import Case, make_objective
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nextvid.data.transforms import normalise
 from nextvid.evaluation.generation import (
     Drawn,
     draw_next_frames,
@@ -62,6 +66,8 @@ def test_a_drawing_depends_on_the_clip_not_on_its_neighbours_and_samples_differ(
     whole = draw_next_frames(objective, frames, samples=2, progress=False)
     first = draw_next_frames(objective, frames[:1], samples=2, progress=False)
     torch.testing.assert_close(whole.samples[:, :1], first.samples, rtol=1e-4, atol=1e-4)
+    other = draw_next_frames(objective, 255 - frames[:1], samples=2, progress=False)
+    assert (other.samples - first.samples).abs().mean() > 1e-4
     assert (whole.samples[0] - whole.samples[1]).abs().mean() > 0.01
 
 
@@ -85,6 +91,38 @@ def test_a_roll_out_starts_as_the_next_frame_and_then_reads_only_itself() -> Non
     torch.testing.assert_close(a.truth, frames[:, 4:].float() / 255)
     torch.testing.assert_close(a.copied, frames[:, 3:4].float().expand(-1, 8, -1, -1, -1) / 255)
     assert len(roll_out_figures(a, 2)["psnr"]) == 4
+
+
+def test_a_roll_out_reads_what_it_drew_and_no_more_than_its_window() -> None:
+    objective = make_objective(CASE)
+    read: list[torch.Tensor] = []
+    predict = objective.predict
+
+    def spy(frames: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        read.append(frames)
+        return predict(frames, visible)
+
+    with mock.patch.object(objective, "predict", spy):
+        rolled = roll_out(objective, clips(12), context=4, window=2)
+    real, drawn = normalise(clips(12)[:, :4]), rolled.samples[0] * 2 - 1
+    seen = torch.cat([real, drawn], dim=1)
+    for step, frames in enumerate(read):
+        # two latent frames that it may read, and a third that only says where to predict
+        torch.testing.assert_close(frames[:, :-2], seen[:, 2 * step : 2 * step + 4])
+    one = draw_next_frames(objective, clips(12)[:, :6], samples=1, progress=False)
+    assert one.samples.shape[2] == 4
+    assert not torch.equal(rolled.samples[:, :, :2], rolled.samples[:, :, 2:4])
+
+
+def test_where_nothing_differs_there_is_no_psnr_and_tiny_pictures_have_no_ssim() -> None:
+    picture = torch.rand(2, 2, 3, 4, 4)
+    assert psnr(picture, picture) is None
+    assert ssim(picture, picture) is None
+    still = figures(
+        Drawn(torch.rand(2, 2, 2, 3, 8, 8), torch.full((2, 2, 3, 8, 8), 0.5), torch.full((2, 2, 3, 8, 8), 0.5))
+    )
+    assert still["copy_last"]["psnr"] is None
+    json.dumps(still, allow_nan=False)
 
 
 def test_figures_say_which_of_two_drawings_is_better() -> None:

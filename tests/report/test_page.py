@@ -1,8 +1,10 @@
 """The page of a run: complete, self-contained, and honest about what is missing."""
 
+import html
 import io
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ def run(tmp_path: Path) -> Path:
         "generation": {
             "model": "nextvid-tiny", "benchmark": "moving-sprites", "level": "still", "samples": 8,
             "next_frame": {"psnr": 27.125, "ssim": 0.9}, "copy_last": {"psnr": 25.5, "ssim": 0.88},
-            "diversity": 0.05, "rollout": {"psnr": [24.0], "copy_psnr": [23.0]},
+            "diversity": 0.05, "rollout": {"clips": 12, "samples": 1, "psnr": [24.0], "copy_psnr": [23.0]},
         },
     }  # fmt: skip
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
@@ -100,6 +102,38 @@ def test_the_page_holds_every_figure(run: Path) -> None:
         assert text in page
     for text in ("1,234 clips", "10 minutes", "nextvid-tiny on moving-sprites, still", "24.0 (23.0)", "chance 6.2"):
         assert text in page
+
+
+def test_what_a_probe_left_in_the_folder_is_on_the_page(run: Path) -> None:
+    found = {
+        "task": "digit",
+        "benchmark": "moving-sprites",
+        "level": "film",
+        "classes": 10,
+        "train_clips": 8,
+        "test_clips": 4,
+    }
+    found |= {"top1": 0.123, "ci95": [0.1, 0.15], "baselines": {}}
+    (run / "probe_moving-sprites_film_digit_ema.json").write_text(json.dumps(found))
+    page = write_report(run).read_text()
+    assert "digit (film)" in page
+    assert "12.3 (10.0–15.0)" in page
+    assert "42.0 (40.0–44.0)" in page
+
+
+def test_the_command_can_be_pasted(run: Path) -> None:
+    command = ["nextvid", "pretrain", "tiny", "data.sources=[{path: my videos}]"]
+    environment = {"command": command, "processor": "x86_64", "threads": 1, "python": "3.11"}
+    (run / "environment.json").write_text(json.dumps(environment))
+    page = html.unescape(write_report(run).read_text())
+    assert shlex.split(page[page.rindex("<code>nextvid pretrain") :].split("<code>")[1].split("</code>")[0]) == command
+
+
+def test_there_is_no_number_where_nothing_differs(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["generation"]["copy_last"] = {"psnr": None, "ssim": None}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "PSNR –, SSIM –" in write_report(run).read_text()
 
 
 def test_the_page_needs_nothing_beside_it(run: Path) -> None:

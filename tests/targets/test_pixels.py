@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from builders import Case, cases, make_clip
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextvid.errors import UserError
@@ -54,6 +54,20 @@ def test_fitted_coefficients_have_mean_0_and_deviation_1() -> None:
     latents = space.encode(clip).flatten(0, 2)
     torch.testing.assert_close(latents.mean(0), torch.zeros(space.channels), rtol=0, atol=1e-4)
     torch.testing.assert_close(latents.std(0), torch.ones(space.channels), rtol=0, atol=1e-3)
+
+
+@given(whiten=st.floats(0, 1), contrast=st.floats(0.1, 0.5))
+@settings(max_examples=15, deadline=None)
+def test_whitening_in_part_keeps_the_order_and_the_energy(whiten: float, contrast: float) -> None:
+    case = Case(batch=40)
+    clip = contrast * make_clip(case).cumsum(-1).clamp(-2, 2) / 2
+    space = make_space(case, fitted=False, basis="dct", whiten=whiten)
+    space.fit(clip)
+    raw, latents = (values.flatten(0, 2) for values in (space._raw(clip), space.encode(clip)))
+    assert 0.9 < latents.square().mean().item() < 1.02  # less only by what the smallest deviation holds up
+    wide = raw.std(0) > SMALLEST_DEVIATION
+    slope = latents.std(0)[wide].log() - (1 - whiten) * raw.std(0)[wide].log()
+    torch.testing.assert_close(slope, slope.mean().expand_as(slope), rtol=0, atol=0.01)
 
 
 def test_a_coefficient_that_never_moves_is_not_blown_up() -> None:

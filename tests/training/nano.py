@@ -14,7 +14,12 @@ def nano_recipe(**changes: Any) -> Recipe:
     raw = {
         "name": "nano",
         "encoder": {**part, "patch": 8},
-        "objective": {"name": "nextvid", "predictor": part, "decoder": part, "target": {"downsample": 2}},
+        "objective": {
+            "name": "nextvid",
+            "predictor": part,
+            "decoder": part,
+            "target": {"downsample": 2, "basis": "dct", "whiten": 0.5},
+        },
         "data": {
             "sources": [{"builtin": "film", "weight": 0.5}, {"builtin": "moving-sprites", "level": "plain"}],
             "workers": 0,

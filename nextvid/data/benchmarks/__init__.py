@@ -14,7 +14,7 @@ from nextvid.errors import UserError
 
 __all__ = ["levels", "load", "names", "unlabelled"]
 
-LENGTHS: dict[Split, int] = {"train": 4000, "test": 2000}
+LENGTHS: dict[Split, int] = {"train": 2400, "test": 2000}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def levels(name: str) -> tuple[str, ...]:
 
 
 def load(name: str, level: str, split: str, length: int | None = None) -> LabelledClips:
-    """One split (``train`` or ``test``) of benchmark ``name`` at ``level``: ``length`` labelled clips (4000, 2000).
+    """One split (``train`` or ``test``) of benchmark ``name`` at ``level``: ``length`` labelled clips (2400, 2000).
 
     Raises ``UserError`` for a name, level, split or length that there is not.
     """

@@ -34,7 +34,7 @@ COLOUR_GAP = 0.25
 Phase = Float[np.ndarray, " frames"]
 Path = Callable[[Phase], np.ndarray]
 
-LEVELS = {level.name: level for level in (Level("plain"), Level("still"), Level("film"))}
+LEVELS = {level.name: level for level in (Level("film"), Level("still"), Level("plain"))}
 
 
 @dataclass(frozen=True)
