@@ -31,11 +31,10 @@ from nextvid.data.clip import ClipSpec
 from nextvid.data.loader import Batch
 from nextvid.evaluation.benchmark import random_encoder
 from nextvid.evaluation.features import Encode, RenderedClips, features, render
-from nextvid.evaluation.generation import draw_next_frames, figures
+from nextvid.evaluation.generation import draw_next_frames, figures, load_drawing
 from nextvid.evaluation.probe import ProbeConfig, fit_probe, wilson
 from nextvid.inference.load import load
 from nextvid.training.loop import build_trainer, pretrain, train_step
-from nextvid.training.release import load_objective
 
 ATEN = torch.ops.aten
 CPU_ATTENTION = {
@@ -129,7 +128,7 @@ def _read(encode: Encode, recipe: Recipe, names: Sequence[str]) -> dict[str, Any
 
 def _draw(folder: Path, recipe: Recipe) -> dict[str, Any]:
     """Next frames of sprites over still pictures."""
-    objective, _ = load_objective(folder)
+    objective, _ = load_drawing(folder)
     wanted = range(DRAWN_FROM, DRAWN_FROM + DRAWN)
     clips = benchmarks.load("moving-sprites", "still", "train", DRAWN_FROM + DRAWN)
     drawn = draw_next_frames(objective, render(clips, _spec(recipe), wanted, progress=False).frames, progress=False)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nextvid.errors import Stopped, UserError
 
-INPUT_IS_WRONG, STOPPED = 2, 75
+UNSOUND, INPUT_IS_WRONG, STOPPED = 1, 2, 75
 
 app = typer.Typer(
     help="Learn video encoders from unlabelled footage by masked next-frame prediction.",
@@ -53,7 +53,7 @@ def probe(
     benchmark: Annotated[str, typer.Option(help="moving-sprites or camera-moves.")],
     level: Annotated[str | None, typer.Option(help="A level of the benchmark; by default its first.")] = None,
     task: Annotated[str | None, typer.Option(help="A task of the benchmark; by default its first.")] = None,
-    weights: Annotated[str, typer.Option(help="ema or online.")] = "ema",
+    weights: Annotated[str | None, typer.Option(help="ema or online; by default ema where there is one.")] = None,
     train_clips: Annotated[int | None, typer.Option(min=20, help="By default the benchmark's length.")] = None,
     test_clips: Annotated[int | None, typer.Option(min=1, help="By default the benchmark's length.")] = None,
     standardise: Annotated[bool, typer.Option(help="Standardise features per channel first.")] = True,
@@ -84,6 +84,26 @@ def demo(
     from nextvid.demo import run_demo  # noqa: PLC0415
 
     _print(run_demo(out, seed, Console(stderr=as_json)), as_json)
+
+
+@app.command()
+def doctor(
+    run: Annotated[Path | None, typer.Argument(help="A run's folder; without one, this machine.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where runs are to go: its disk is examined.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Examine this machine, or a run: what is there, what is wrong, and how to mend it (exit code 1 where anything is).
+
+    Example: nextvid doctor runs/demo
+    """
+    from nextvid.doctor import examine_machine, examine_run, report, table  # noqa: PLC0415
+
+    checks = examine_machine(folder) if run is None else examine_run(run)
+    Console(stderr=as_json).print(table(checks))
+    found = report(checks)
+    _print(found, as_json)
+    if not found["sound"]:
+        raise typer.Exit(UNSOUND)
 
 
 def _print(figures: dict[str, Any], as_json: bool) -> None:

@@ -2,119 +2,25 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from nextvid.errors import UserError, nearest
-from nextvid.masking import MaskConfig
-from nextvid.models.decoder import DecoderConfig
 from nextvid.models.encoder import EncoderConfig
-from nextvid.models.predictor import PredictorConfig
 from nextvid.models.sizes import ENCODERS
-from nextvid.targets.pixels import PixelsConfig
+from nextvid.objectives import CONFIGS, ObjectiveConfig
+from nextvid.settings import DataConfig, StageConfig, Strict, TrainingConfig
 
 PACKAGED_RECIPES = Path(__file__).parent / "recipes"
+METHODS_OWN = ("masks", "weights", "draws", "ema")
+"""The keys of a stage that a method may do without."""
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """A frozen settings object that knows all its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceConfig(Strict):
-    """Footage: a ``path`` (folder, file or glob), or a ``builtin`` by name; drawn in proportion to ``weight``."""
-
-    path: str | None = None
-    builtin: str | None = None
-    level: str | None = None
-    weight: Annotated[float, Field(gt=0)] = 1.0
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> "SourceConfig":
-        if (self.path is None) == (self.builtin is None):
-            raise ValueError("a source needs either a path (a folder, file or glob) or the name of a builtin, not both")
-        if self.level is not None and self.builtin is None:
-            raise ValueError("only a builtin source has levels")
-        return self
-
-
-class AugmentationConfig(Strict):
-    """Random crops: their share of the picture's area, their aspect ratio, and how often they are mirrored."""
-
-    crop_scale: tuple[Fraction, Fraction] = (0.3, 1.0)
-    crop_aspect: tuple[float, float] = (0.75, 1.35)
-    flip: Fraction = 0.5
-
-
-class DataConfig(Strict):
-    """Where clips come from and how they are read."""
-
-    sources: Annotated[list[SourceConfig], Field(min_length=1)]
-    augmentation: AugmentationConfig = AugmentationConfig()
-    decoder: Literal["auto", "pyav", "torchcodec"] = "pyav"
-    workers: Annotated[int, Field(ge=0)] = 1
-
-
-class NextVidConfig(Strict):
-    """Masked next-frame prediction (METHOD, "The forward pass"); every switch is an ablation.
-
-    ``tau_logit``: mean and deviation of a normal whose sigmoid is tau; without it tau is uniform on [0, 1).
-    """
-
-    name: Literal["nextvid"] = "nextvid"
-    predictor: PredictorConfig = PredictorConfig()
-    decoder: DecoderConfig = DecoderConfig()
-    target: PixelsConfig = PixelsConfig()
-    prediction: Literal["velocity", "clean"] = "velocity"
-    generation: Literal["flow", "regression"] = "flow"
-    tau_logit: tuple[float, Annotated[float, Field(gt=0)]] | None = None
-    reference: Literal["ema", "online"] = "ema"
-    reference_norm: Literal["layer", "none", "batch"] = "layer"
-
-
-class StageConfig(Strict):
-    """One part of the schedule; learning rates go in a straight line from start to end."""
-
-    name: str
-    steps: Positive
-    batch: Positive
-    frames: Positive
-    fps: Annotated[float, Field(gt=0)]
-    size: Positive
-    lr: dict[str, tuple[NonNegative, NonNegative]]
-    masks: Annotated[list[MaskConfig], Field(min_length=1)] = [MaskConfig(8, 0.15), MaskConfig(2, 0.7)]
-    weights: dict[str, tuple[NonNegative, NonNegative]] = {"flow": (0.5, 0.5), "alignment": (1.0, 1.0)}
-    draws: Positive = 1
-    ema: Fraction = 0.99925
-    sources: list[SourceConfig] | None = None
-
-    @field_validator("lr", "weights", mode="before")
-    @classmethod
-    def _constant_or_line(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {key: (v, v) if isinstance(v, int | float) else v for key, v in value.items()}
-
-
-class TrainingConfig(Strict):
-    """The optimiser, the checkpoints and what is logged."""
-
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    weight_decay: NonNegative = 0.04
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Field(ge=0)] = 0
-    checkpoint_every: Positive = 500
-    keep_checkpoints: Positive = 2
-    log_every: Positive = 10
+if TYPE_CHECKING:
+    AnyObjective = ObjectiveConfig
+else:
+    AnyObjective = Annotated[Union[tuple(CONFIGS.values())], Field(discriminator="name")]  # noqa: UP007 (made of a list)
 
 
 class Recipe(Strict):
@@ -128,7 +34,7 @@ class Recipe(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     init: str | None = None
     encoder: EncoderConfig
-    objective: NextVidConfig
+    objective: AnyObjective
     data: DataConfig
     stages: Annotated[list[StageConfig], Field(min_length=1)]
     training: TrainingConfig = TrainingConfig()
@@ -145,6 +51,53 @@ class Recipe(Strict):
             )
         return {**asdict(ENCODERS[size]), **rest}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_method(cls, raw: Any) -> Any:
+        """The objective is nextvid where it has no name; a stage's keys that it leaves out are the objective's own."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("objective"), dict):
+            return raw
+        objective = {"name": "nextvid", **raw["objective"]}
+        raw = {**raw, "objective": objective}
+        config = CONFIGS.get(str(objective["name"]))
+        if config is None or not isinstance(raw.get("stages"), list):
+            return raw
+        return {**raw, "stages": [_with_defaults(stage, config.stage_defaults) for stage in raw["stages"]]}
+
+    @model_validator(mode="after")
+    def _stages_fit_the_method(self) -> "Recipe":
+        for index, stage in enumerate(self.stages):
+            where = f"stages[{index}] ('{stage.name}')"
+            known = self.objective.stage_defaults
+            strange = [key for key in METHODS_OWN if getattr(stage, key) is not None and key not in known]
+            if strange:
+                raise ValueError(
+                    f"{where}: objective '{self.objective.name}' has no {' and no '.join(strange)}; leave it out"
+                )
+            self._check_weights(stage, where, list(known.get("weights", {})))
+            try:
+                self.objective.check_stage(stage, self.encoder)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+        return self
+
+    def _check_weights(self, stage: StageConfig, where: str, terms: list[str]) -> None:
+        weights = stage.weights or {}
+        for name in weights:
+            if name not in terms:
+                raise ValueError(
+                    f"{where}: weights names the loss '{name}'{nearest(name, terms)}; objective '{self.objective.name}' has "
+                    f"{' and '.join(terms)}"
+                )
+        missing = [name for name in terms if name not in weights]
+        if missing:
+            raise ValueError(
+                f"{where}: weights names {', '.join(weights)} and leaves out {' and '.join(missing)}; write "
+                f"{missing[0]}: 0 to train without it"
+            )
+        if weights and not any(max(ends) > 0 for ends in weights.values()):
+            raise ValueError(f"{where}: all loss weights are 0, so there is nothing to learn from")
+
     @model_validator(mode="after")
     def _clips_can_be_cut(self) -> "Recipe":
         for index, stage in enumerate(self.stages):
@@ -154,14 +107,6 @@ class Recipe(Strict):
                     f"{where}: frames={stage.frames} is not a multiple of the tubelet of {self.encoder.tubelet} frames; "
                     f"try frames={max(1, round(stage.frames / self.encoder.tubelet)) * self.encoder.tubelet}"
                 )
-            if stage.frames < 2 * self.encoder.tubelet:
-                raise ValueError(
-                    f"{where}: frames={stage.frames} is one latent frame; predicting the next one needs two or more"
-                )
-            if not any(max(ends) > 0 for ends in stage.weights.values()):
-                raise ValueError(f"{where}: all loss weights are 0, so there is nothing to learn from")
-            if self.objective.reference_norm == "batch" and stage.batch < 2:
-                raise ValueError(f"{where}: objective.reference_norm=batch needs a batch of two or more")
             if stage.size % self.encoder.patch:
                 raise ValueError(
                     f"{where}: size={stage.size} pixels is not a multiple of the patch of {self.encoder.patch} pixels; "
@@ -216,6 +161,12 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}[{i}]")]
     return [] if a == b else [f"{path}: {a} → {b}"]
+
+
+def _with_defaults(stage: Any, defaults: dict[str, Any]) -> Any:
+    if not isinstance(stage, dict):
+        return stage
+    return {**stage, **{key: value for key, value in defaults.items() if stage.get(key) is None}}
 
 
 def _find_recipe(path: str | Path) -> Path:
@@ -275,12 +226,13 @@ def _index(node: list[Any], part: str, dotted: str) -> int:
 
 
 def _sentence(error: Any, raw: dict[str, Any]) -> str:
-    path = [p for p in error["loc"] if not (isinstance(p, str) and p.endswith("Config"))]
+    path = _without_tags(error["loc"])
     where = ".".join(str(p) for p in path)
+    if error["type"] == "union_tag_invalid" and path == ["objective"]:
+        name = str(error["ctx"]["tag"])
+        return f"there is no objective '{name}'{nearest(name, list(CONFIGS))}; objectives: {', '.join(CONFIGS)}"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return (
-            f"unknown key '{where}'{nearest(str(path[-1]), _known_keys(path[:-1]))}; see docs/recipes.md for all keys"
-        )
+        return f"unknown key '{where}'{nearest(str(path[-1]), _known_keys(path[:-1], raw))}; see docs/recipes.md for all keys"
     if error["type"] in ("missing", "missing_argument"):
         return f"the key '{where}' is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
@@ -289,19 +241,35 @@ def _sentence(error: Any, raw: dict[str, Any]) -> str:
     return f"{where}={error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _known_keys(path: list[Any]) -> list[str]:
-    schema = Recipe.model_json_schema()
-    node: Any = schema
+def _without_tags(location: tuple[int | str, ...]) -> list[int | str]:
+    """Where an error is, without the names that pydantic gives to the members of a union."""
+    path = [part for part in location if not (isinstance(part, str) and part.endswith("Config"))]
+    return path[:1] + path[2:] if path[:1] == ["objective"] and path[1:2] and path[1] in CONFIGS else path
+
+
+def _known_keys(path: list[Any], raw: dict[str, Any]) -> list[str]:
+    owner: type[Strict] = Recipe
+    if path[:1] == ["objective"]:
+        owner, path = CONFIGS[raw["objective"].get("name", "nextvid")], path[1:]
+    schema = owner.model_json_schema()
+    nodes: list[Any] = [schema]
     for part in path:
-        node = _resolve(node, schema)
-        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
-    known = list(_resolve(node, schema).get("properties", {}))
-    return [*known, "size"] if path == ["encoder"] else known
+        nodes = _options(nodes, schema)
+        nodes = [n["items"] if isinstance(part, int) else n["properties"][part] for n in nodes if _has(n, part)]
+    known = [key for node in _options(nodes, schema) for key in node.get("properties", {})]
+    return [*known, "size"] if owner is Recipe and path == ["encoder"] else known
 
 
-def _resolve(node: Any, schema: dict[str, Any]) -> Any:
-    options = [o for o in node.get("anyOf", []) if o.get("type") != "null"]
-    node = options[0] if options else node
-    if "$ref" in node:
-        return schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
-    return node
+def _has(node: Any, part: int | str) -> bool:
+    return "items" in node if isinstance(part, int) else part in node.get("properties", {})
+
+
+def _options(nodes: list[Any], schema: dict[str, Any]) -> list[Any]:
+    """The nodes with references followed and unions taken apart."""
+    found: list[Any] = []
+    for node in nodes:
+        inner = node.get("anyOf") or node.get("oneOf")
+        if "$ref" in node:
+            inner = [schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]]
+        found += _options(inner, schema) if inner else [node]
+    return found

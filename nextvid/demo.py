@@ -15,13 +15,12 @@ from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.benchmark import measure, prepare
 from nextvid.evaluation.command import table_of
 from nextvid.evaluation.features import render
-from nextvid.evaluation.generation import draw_next_frames, figures
+from nextvid.evaluation.generation import draw_next_frames, figures, load_drawing
 from nextvid.evaluation.probe import ProbeConfig
 from nextvid.evaluation.show import show
 from nextvid.inference.load import LoadedEncoder, load
 from nextvid.report import Pictures, write_report
 from nextvid.training.loop import pretrain
-from nextvid.training.release import load_objective
 from nextvid.training.run import Run
 
 
@@ -91,7 +90,7 @@ def _draw(out: Path, console: Console) -> tuple[dict[str, Any], Pictures]:
     found, pictures = draw_over_stills(RELEASED)
     clips = _stills(DRAWN_CLIPS)
     beside = {
-        name: figures(draw_next_frames(load_objective(folder)[0], clips))["next_frame"]
+        name: figures(draw_next_frames(load_drawing(folder)[0], clips))["next_frame"]
         for name, folder in (("this", out), ("continued", _continued(out)))
     }
     return {**found, "others": beside}, pictures
@@ -99,8 +98,9 @@ def _draw(out: Path, console: Console) -> tuple[dict[str, Any], Pictures]:
 
 def draw_over_stills(origin: str, clips: int = DRAWN_CLIPS) -> tuple[dict[str, Any], Pictures]:
     """Figures and pictures of next frames and roll-outs of sprites over still pictures, test clips."""
-    objective, recipe = load_objective(origin)
+    objective, recipe = load_drawing(origin)
     found, pictures = show(objective, recipe, _stills(clips), _stills(ROLLED_CLIPS, times=2))
+    assert found is not None
     return {"benchmark": DRAWN_BENCHMARK, "level": DRAWN_LEVEL, "model": origin, **found}, pictures
 
 

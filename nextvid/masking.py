@@ -1,5 +1,9 @@
-"""What the encoder may see: multi-block masks, the same places hidden in every frame (V-JEPA 2, section 2; METHOD, step 1)."""
+"""What the encoder may see: the same places of every frame.
 
+Multi-block masks (V-JEPA 2, section 2; METHOD, step 1) and tubes of single places (VideoMAE, arXiv 2203.12602, section 3.3).
+"""
+
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -34,6 +38,22 @@ class MaskConfig:
             )
 
 
+@dataclass(frozen=True)
+class TubeConfig:
+    """A share ``ratio`` of the places is hidden, each drawn by itself."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise ValueError(f"ratio={self.ratio} must lie in [0, 1): it is the share of places that is hidden")
+
+
+Mask = MaskConfig | TubeConfig
+
+
 def draw_hidden(config: MaskConfig, draw: np.random.Generator, height: int, width: int) -> Hidden:
     """The union of the blocks on a ``height`` x ``width`` patch grid; all blocks of a sample have one shape."""
     aspect = draw.uniform(*config.aspect)
@@ -49,32 +69,46 @@ def draw_hidden(config: MaskConfig, draw: np.random.Generator, height: int, widt
 
 
 @lru_cache(maxsize=128)
-def visible_count(config: MaskConfig, height: int, width: int) -> int:
-    """How many places every sample keeps: the mean of what the blocks leave, never under 1/16 of the places nor under one.
+def visible_count(config: Mask, height: int, width: int) -> int:
+    """How many places every sample keeps.
+
+    Of tubes: all but the whole number of places within ``ratio``, at least one. Of blocks: the mean of what they leave,
+    never under 1/16 of the places nor under one.
 
     It depends on the mask and the grid alone, so that batches are rectangular and a sample's mask depends on nothing but
     the sample.
     """
     places = height * width
+    if isinstance(config, TubeConfig):
+        return max(places - math.floor(config.ratio * places + 1e-9), 1)
     draw = generator("visible_count", height, width)
     left = [places - draw_hidden(config, draw, height, width).sum() for _ in range(2000)]
     return max(round(float(np.mean(left))), -(-places // 16), 1)
 
 
-def draw_visible(config: MaskConfig, key: int, purpose: str, height: int, width: int) -> Int[np.ndarray, " kept"]:
+def draw_visible(config: Mask, key: int, purpose: str, height: int, width: int) -> Int[np.ndarray, " kept"]:
     """Sorted ids of the places of one sample that may be seen.
 
-    A sample that its blocks leave more than ``visible_count`` gives up random places, one with fewer reveals random ones.
+    Tubes: random places. Blocks: a sample that they leave more than ``visible_count`` gives up random places, one with fewer
+    reveals random ones.
     """
     draw = generator(purpose, key)
     count = visible_count(config, height, width)
+    if isinstance(config, TubeConfig):
+        return np.sort(draw.permutation(height * width)[:count])
     hidden = draw_hidden(config, draw, height, width).ravel()
     order = draw.permutation(height * width)
     seen_first = order[np.argsort(hidden[order], kind="stable")]
     return np.sort(seen_first[:count])
 
 
-def draw_batch(config: MaskConfig, keys: list[int], purpose: str, height: int, width: int) -> Int[Tensor, "batch kept"]:
+def draw_batch(config: Mask, keys: list[int], purpose: str, height: int, width: int) -> Int[Tensor, "batch kept"]:
     """:func:`draw_visible` of every sample: row *b* depends on ``keys[b]`` and ``purpose`` only."""
     rows = [draw_visible(config, key, purpose, height, width) for key in keys]
     return torch.from_numpy(np.stack(rows))
+
+
+def hidden_places(visible: Int[Tensor, "batch kept"], places: int) -> Int[Tensor, "batch hidden"]:
+    """The places that are not ``visible``, sorted."""
+    shown = torch.zeros(len(visible), places, dtype=torch.bool, device=visible.device).scatter_(1, visible, True)
+    return (~shown).nonzero()[:, 1].view(len(visible), -1)

@@ -8,12 +8,12 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nextvid.config import NextVidConfig, Recipe, parse_recipe
+from nextvid.config import Recipe, parse_recipe
 from nextvid.data.loader import Batch
 from nextvid.models.decoder import Decoder, DecoderConfig
 from nextvid.models.encoder import Encoder, EncoderConfig
 from nextvid.models.predictor import PredictorConfig
-from nextvid.objectives import NextVid
+from nextvid.objectives.nextvid import NextVid, NextVidConfig
 from nextvid.targets.pixels import PixelsConfig
 
 Module = TypeVar("Module", bound=nn.Module)

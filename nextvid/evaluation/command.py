@@ -22,16 +22,17 @@ def probe_run(
     benchmark: str,
     level: str | None,
     task: str | None,
-    weights: str,
+    weights: str | None,
     train_clips: int | None,
     test_clips: int | None,
     standardise: bool,
     console: Console,
 ) -> dict[str, Any]:
     """Probe a run's or a released encoder on clips such as it was trained on; a run's figures go beside its weights too."""
-    if weights not in ("ema", "online"):
+    if weights not in (None, "ema", "online"):
         raise UserError(f"--weights is ema or online, not '{weights}'")
-    encoder = load(run, cast(Literal["ema", "online"], weights))
+    encoder = load(run, cast(Literal["ema", "online"] | None, weights))
+    weights = encoder.settings["loaded"]
     clip = encoder.settings["clip"]
     spec = ClipSpec(clip["frames"], clip["fps"], clip["size"])
     config = ProbeConfig(standardise=standardise)

@@ -5,6 +5,7 @@ All pictures are in [0, 1] at the target space's resolution, where the truth is 
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from nextvid.config import Recipe
 from nextvid.data.transforms import normalise
+from nextvid.errors import UserError
 from nextvid.evaluation.features import track
 from nextvid.models.encoder import FrameTensor
 from nextvid.objectives.nextvid import NextVid
 from nextvid.randomness import key_of
+from nextvid.training.release import load_objective
 
 Clips = UInt8[Tensor, "clips frames 3 height width"]
 Pictures = Float[Tensor, "clips drawn 3 drawn_rows drawn_columns"]
@@ -39,6 +43,14 @@ class Drawn:
     def mean(self) -> Pictures:
         """The mean over samples: the best guess under squared error."""
         return self.samples.mean(dim=0)
+
+
+def load_drawing(origin: str | Path) -> tuple[NextVid, Recipe]:
+    """A trained model that draws next frames, and its recipe. Raises ``UserError`` where its method does not."""
+    objective, recipe = load_objective(origin)
+    if not isinstance(objective, NextVid):
+        raise UserError(f"{origin} was trained by {recipe.objective.name}, which draws no next frames")
+    return objective, recipe
 
 
 @torch.inference_mode()

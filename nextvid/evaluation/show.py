@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from rich.console import Console
 from torch import Tensor
 
@@ -14,14 +14,17 @@ from nextvid.config import Recipe
 from nextvid.data.footage import FolderSource
 from nextvid.data.loader import BatchPlan, make_batch
 from nextvid.data.mixture import Mixture
-from nextvid.data.transforms import normalise
+from nextvid.data.transforms import normalise, to_uint8
 from nextvid.errors import UserError
-from nextvid.evaluation.generation import Drawn, draw_next_frames, figures, roll_out, roll_out_figures
-from nextvid.masking import MaskConfig, draw_batch
+from nextvid.evaluation.generation import draw_next_frames, figures, roll_out, roll_out_figures
+from nextvid.inference.released import default_weights
+from nextvid.masking import Mask, MaskConfig, TubeConfig, draw_batch
 from nextvid.models.encoder import tokens_of
+from nextvid.objectives import Objective
 from nextvid.objectives.nextvid import NextVid
+from nextvid.objectives.videomae import VideoMae
 from nextvid.randomness import key_of
-from nextvid.report import Pictures, write_report
+from nextvid.report import Drawings, FeatureMaps, Pictures, RollOut, write_report
 from nextvid.training.device import device_of
 from nextvid.training.footage import build_mixtures
 from nextvid.training.release import load_objective
@@ -29,6 +32,7 @@ from nextvid.training.run import Run
 
 Clips = UInt8[Tensor, "clips frames 3 height width"]
 LongClips = UInt8[Tensor, "rolled long 3 height width"]
+Places = Int[Tensor, "clips kept"]
 Images = UInt8[np.ndarray, "clips shown image_rows image_columns 3"]
 
 SHOWN, MEASURED, ROLLED = 6, 24, 12
@@ -48,11 +52,12 @@ def report_run(out: Path, console: Console) -> Path:
     except (UserError, MemoryError, torch.OutOfMemoryError) as error:
         console.print(f"the page has no drawings: {error}", style="yellow", highlight=False, markup=False)
         return write_report(out)
-    Run(out).update_metrics({"generation": {"footage": "Further clips of the run's own sources", **found}})
+    if found is not None:
+        Run(out).update_metrics({"generation": {"footage": "Further clips of the run's own sources", **found}})
     return write_report(out, pictures)
 
 
-def _draw_run(out: Path) -> tuple[dict[str, Any], Pictures]:
+def _draw_run(out: Path) -> tuple[dict[str, Any] | None, Pictures]:
     objective, recipe = load_objective(out)
     objective.to(device_of(recipe.training.device))
     mixture = build_mixtures(recipe, out, Console(quiet=True))[-1]
@@ -81,15 +86,42 @@ def _clips_to_roll(recipe: Recipe, mixture: Mixture) -> Clips:
     return further_clips(recipe, mixture, ROLLED)
 
 
-def show(objective: NextVid, recipe: Recipe, clips: Clips, longer: LongClips) -> tuple[dict[str, Any], Pictures]:
-    """Generation figures over ``clips``, roll-out figures over the ``longer`` ones, and pictures of the first few."""
+def show(
+    objective: Objective, recipe: Recipe, clips: Clips, longer: LongClips
+) -> tuple[dict[str, Any] | None, Pictures]:
+    """Pictures of the first few ``clips`` and, of a method that draws next frames, figures over all of them.
+
+    NExT-Vid: next frames of ``clips``, and roll-outs of the ``longer`` ones. VideoMAE: the hidden patches filled in. Any
+    method: feature maps.
+    """
+    features = _features(objective, clips[:SHOWN])
+    if isinstance(objective, NextVid):
+        return _show_next_frames(objective, recipe, clips, longer, features)
+    if isinstance(objective, VideoMae):
+        return None, Pictures(features, _fill_in(objective, recipe, clips[:SHOWN]))
+    return None, Pictures(features)
+
+
+def _show_next_frames(
+    objective: NextVid, recipe: Recipe, clips: Clips, longer: LongClips, features: FeatureMaps
+) -> tuple[dict[str, Any], Pictures]:
     tubelet = recipe.encoder.tubelet
     drawn = draw_next_frames(objective, clips)
     latent = recipe.stages[-1].frames // tubelet
     context = max(1, longer.shape[1] // tubelet // 2) * tubelet
     rolled = roll_out(objective, longer, context, window=max(1, latent - 1))
     found = {**figures(drawn), "rollout": roll_out_figures(rolled, tubelet)}
-    return found, _pictures(objective, recipe, clips[:SHOWN], longer[:SHOWN], rolled, context)
+    before = _small_frames(objective, longer[:SHOWN, :context])
+    pictures = Pictures(
+        features,
+        _masked_next_frames(objective, recipe, clips[:SHOWN]),
+        RollOut(
+            truth=np.concatenate([before, _bytes(rolled.truth[:SHOWN])], axis=1),
+            drawn=np.concatenate([before, _bytes(rolled.samples[0, :SHOWN])], axis=1),
+            context=context,
+        ),
+    )
+    return found, pictures
 
 
 def feature_maps(
@@ -105,32 +137,51 @@ def feature_maps(
     return (scaled * 255).round().to(torch.uint8).unflatten(0, tokens.shape[:4]).numpy()
 
 
-def _pictures(
-    objective: NextVid, recipe: Recipe, clips: Clips, longer: LongClips, rolled: Drawn, context: int
-) -> Pictures:
-    frames = normalise(clips.to(objective.target.mean.device))
-    _, rows, columns = objective.encoder.grid(frames)
-    keys = [key_of("shown", i) for i in range(len(clips))]
-    visible = draw_batch(_shown_mask(recipe), keys, "mask 0", rows, columns)
-    masked = draw_next_frames(objective, clips, samples=1, visible=visible, progress=False)
-    with torch.inference_mode():
-        tokens = tokens_of(objective.reference(frames)).cpu()
-    before = _small_frames(objective, longer[:, :context])
-    return Pictures(
+@torch.inference_mode()
+def _features(objective: Objective, clips: Clips) -> FeatureMaps:
+    exported = objective.exports()
+    encoder = exported[default_weights(list(exported))]
+    frames = normalise(clips.to(next(encoder.parameters()).device))
+    _, rows, columns = encoder.grid(frames)
+    tokens = tokens_of(encoder(frames)).cpu()
+    return FeatureMaps(_images(clips), feature_maps(tokens.unflatten(2, (rows, columns))))
+
+
+def _masked_next_frames(objective: NextVid, recipe: Recipe, clips: Clips) -> Drawings:
+    visible, (rows, columns) = _shown_places(objective, recipe, clips)
+    drawn = draw_next_frames(objective, clips, samples=1, visible=visible, progress=False)
+    return Drawings(
         masked_input=_images(_hide(clips, visible, rows, columns)),
-        generated=_bytes(masked.samples[0]),
-        truth=_bytes(masked.truth),
-        rollout_truth=np.concatenate([before, _bytes(rolled.truth[:SHOWN])], axis=1),
-        rollout_generated=np.concatenate([before, _bytes(rolled.samples[0, :SHOWN])], axis=1),
-        context=context,
-        feature_clips=_images(clips),
-        feature_maps=feature_maps(tokens.unflatten(2, (rows, columns))),
+        drawn=_bytes(drawn.samples[0]),
+        truth=_bytes(drawn.truth),
+        meaning="the next frames drawn from it (each from the frames before it, one sample)",
     )
 
 
-def _shown_mask(recipe: Recipe) -> MaskConfig:
+@torch.inference_mode()
+def _fill_in(objective: VideoMae, recipe: Recipe, clips: Clips) -> Drawings:
+    visible, (rows, columns) = _shown_places(objective, recipe, clips)
+    device = next(objective.parameters()).device
+    filled = objective.reconstruct(normalise(clips.to(device)), visible.to(device)).cpu()
+    return Drawings(
+        masked_input=_images(_hide(clips, visible, rows, columns)),
+        drawn=_images(to_uint8(filled)),
+        truth=_images(clips),
+        meaning="what it fills in (each hidden patch with its true mean and contrast, which the model does not predict)",
+    )
+
+
+def _shown_places(objective: Objective, recipe: Recipe, clips: Clips) -> tuple[Places, tuple[int, int]]:
+    """The places of each clip that a picture shows as seen, and the grid's rows and columns."""
+    _, rows, columns = objective.encoder.grid(normalise(clips))
+    keys = [key_of("shown", i) for i in range(len(clips))]
+    return draw_batch(_shown_mask(recipe), keys, "mask 0", rows, columns), (rows, columns)
+
+
+def _shown_mask(recipe: Recipe) -> Mask:
     """The first mask of the last stage that hides anything: a cool-down may hide nothing."""
-    hiding = [mask for stage in reversed(recipe.stages) for mask in stage.masks if mask.blocks]
+    masks = [mask for stage in reversed(recipe.stages) for mask in stage.masks or []]
+    hiding = [mask for mask in masks if isinstance(mask, TubeConfig) or mask.blocks]
     return hiding[0] if hiding else MaskConfig(0)
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nextvid.errors import UserError
 from nextvid.inference.frames import AnyFrames, prepare
-from nextvid.inference.released import find_released, is_released, released_names
+from nextvid.inference.released import default_weights, find_released, is_released, released_names
 from nextvid.inference.streaming import Stream
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTokens
 from nextvid.weights import load_weights, read_metadata
@@ -20,20 +20,22 @@ FORMAT_VERSION = 1
 
 
 def load(
-    path: str | Path, weights: Literal["ema", "online"] = "ema", device: str | torch.device = "cpu"
+    path: str | Path, weights: Literal["ema", "online"] | None = None, device: str | torch.device = "cpu"
 ) -> "LoadedEncoder":
     """The encoder of a run's folder, of an ``encoder.safetensors``, or a released one by name (``nextvid-tiny``).
 
-    ``weights`` chooses the moving average or the online encoder. Raises ``UserError`` where there is none, where it was
-    written by another format version, or where weights and configuration do not fit.
+    ``weights`` chooses the moving average or the online encoder; by default the average, where the method keeps one.
+    Raises ``UserError`` where there is none, where it was written by another format version, or where weights and
+    configuration do not fit.
     """
     file = _weights_file(Path(path))
     config = read_config(file)
+    weights = weights or cast(Literal["ema", "online"], default_weights(config["weights"]))
     if weights not in config["weights"]:
         raise UserError(f"{file} has no '{weights}' weights; it has {', '.join(config['weights'])}")
     encoder = Encoder(EncoderConfig(**config["encoder"]))
     load_weights(encoder, file, prefix=f"{weights}.")
-    return LoadedEncoder(encoder, config).to(device).eval().requires_grad_(False)
+    return LoadedEncoder(encoder, {**config, "loaded": weights}).to(device).eval().requires_grad_(False)
 
 
 def read_config(file: Path) -> dict[str, Any]:

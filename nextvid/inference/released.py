@@ -8,6 +8,11 @@ RELEASES = Path(__file__).parents[1] / "released"
 WEIGHTS = "weights.safetensors"
 
 
+def default_weights(available: list[str]) -> str:
+    """Which of a file's encoders to take where none is named: the moving average, or what there is instead."""
+    return "ema" if "ema" in available else available[0]
+
+
 def released_names() -> list[str]:
     """What ``nextvid.load`` and ``init=`` know by name."""
     return sorted(path.parent.name for path in RELEASES.glob(f"*/{WEIGHTS}"))

@@ -53,6 +53,15 @@ def attend(
     return _attend_flex(q, k, v, query_frames, key_frames)
 
 
+def attended_pairs(pattern: Pattern, frames: int, queries: int, keys: int) -> int:
+    """Pairs of query and key that ``frames`` frames of ``queries`` queries and ``keys`` keys each have to compute."""
+    if pattern == "full":
+        return frames * queries * frames * keys
+    if pattern == "token_causal":
+        return frames * queries * (frames * keys + 1) // 2
+    return queries * keys * frames * (frames + 1) // 2
+
+
 def frame_causal_mask(
     query_frames: int, key_frames: int, queries: int, keys: int, device: torch.device | str = "cpu"
 ) -> Bool[Tensor, "queries keys"]:

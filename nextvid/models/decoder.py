@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex64, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nextvid.models.attention import attended_pairs
 from nextvid.models.layers import Mlp, SelfAttention, Tokens, check_shape, initialise
-from nextvid.models.rope import grid_positions, rotations
+from nextvid.models.rope import grid_rotations
 
 Latents = Float[Tensor, "batch latent_frames places channels"]
 Conditions = Float[Tensor, "batch latent_frames places width"]
@@ -32,7 +33,10 @@ class DecoderConfig:
         check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
 
 
-def time_features(tau: Float[Tensor, " frames"], width: int = 256) -> Float[Tensor, "frames width"]:
+TIME_WIDTH = 256
+
+
+def time_features(tau: Float[Tensor, " frames"], width: int = TIME_WIDTH) -> Float[Tensor, "frames width"]:
     """Sines and cosines of the flow time ``tau`` in [0, 1], scaled by 1000 as in DiT."""
     half = width // 2
     frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, device=tau.device) / half)
@@ -59,7 +63,7 @@ class DecoderBlock(nn.Module):
         self,
         x: Float[Tensor, "frames places width"],
         condition: Float[Tensor, "frames width"],
-        rotation: Float[Tensor, "1 places 2 half"],
+        rotation: Complex64[Tensor, "1 places half"],
     ) -> Float[Tensor, "frames places width"]:
         """One layer; each row of ``x`` is one frame."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
@@ -76,7 +80,7 @@ class Decoder(nn.Module):
         self.config = config
         self.channels = channels
         self.input = nn.Linear(channels + condition_width, config.width)
-        self.time = nn.Sequential(nn.Linear(256, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
+        self.time = nn.Sequential(nn.Linear(TIME_WIDTH, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.depth))
         self.final_modulation = nn.Linear(config.width, 2 * config.width)
         self.output = nn.Linear(config.width, channels)
@@ -95,11 +99,19 @@ class Decoder(nn.Module):
         Attention is full inside a frame and absent across frames: every frame is a sequence of its own.
         """
         b, t = tau.shape
-        positions = grid_positions(1, height, width).to(noisy.device)
-        rotation = rotations(positions, self.config.width // self.config.heads)
+        rotation = grid_rotations(1, height, width, self.config.width // self.config.heads, noisy.device)
         x = self.input(torch.cat([noisy, z.to(noisy.dtype)], dim=-1)).flatten(0, 1)
         condition = functional.silu(self.time(time_features(tau.flatten())))
         for block in self.blocks:
             x = block(x, condition, rotation)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
         return self.output(modulate(x, shift, scale)).unflatten(0, (b, t))
+
+    def flops(self, frames: int, places: int) -> int:
+        """Of one draw of one clip: ``frames`` frames of ``places`` tokens."""
+        width, tokens = self.config.width, frames * places
+        condition = 2 * frames * width * (TIME_WIDTH + width + 6 * width * self.config.depth + 2 * width)
+        ends = 2 * tokens * width * (self.input.in_features + self.channels)
+        linear = 2 * tokens * width * (4 * width + 2 * self.config.mlp_hidden)
+        attention = frames * 4 * width * attended_pairs("full", 1, places, places)
+        return condition + ends + self.config.depth * (linear + attention)

@@ -8,20 +8,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nextvid.models.attention import Pattern
+from nextvid.models.attention import Pattern, attended_pairs
 from nextvid.models.frequencies import levelling
 from nextvid.models.layers import (
     KeyValue,
     Mlp,
     Past,
-    Rotation,
     SelfAttention,
     Tokens,
     check_shape,
     initialise,
     shrink_residuals,
 )
-from nextvid.models.rope import grid_positions, rotations
+from nextvid.models.positions import Positions, placed
+from nextvid.models.rope import Rotation
 
 FrameTensor = Float[Tensor, "batch frames 3 rows columns"]
 FrameTokens = Float[Tensor, "batch latent_frames places width"]
@@ -32,7 +32,8 @@ class EncoderConfig:
     """The encoder's shape; ``patch`` in pixels, ``tubelet`` in raw frames.
 
     ``input``: what the patch embedding reads: ``pixels``, or ``cosine``, their levelled frequencies
-    (:func:`nextvid.models.frequencies.levelling`).
+    (:func:`nextvid.models.frequencies.levelling`). ``positions``: ``rope`` turns queries and keys in every layer, ``sincos``
+    adds fixed waves to the embedded patches.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -45,6 +46,7 @@ class EncoderConfig:
     tubelet: int = 2
     attention: Pattern = "frame_causal"
     input: Literal["pixels", "cosine"] = "pixels"
+    positions: Positions = "rope"
 
     def __post_init__(self) -> None:
         check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
@@ -99,15 +101,15 @@ def tokens_of(output: FrameTokens | list[FrameTokens]) -> FrameTokens:
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, width: int, heads: int, mlp_hidden: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, eps=1e-6)
-        self.attention = SelfAttention(config.width, config.heads)
-        self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
-        self.mlp = Mlp(config.width, config.mlp_hidden)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = SelfAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, mlp_hidden)
 
     def forward(
-        self, x: Tokens, rotation: Rotation, frames: int, pattern: Pattern, past: Past | None = None
+        self, x: Tokens, rotation: Rotation | None, frames: int, pattern: Pattern, past: Past | None = None
     ) -> tuple[Tokens, KeyValue]:
         """One layer; also returns the layer's keys and values."""
         out, key_value = self.attention(self.norm1(x), rotation, frames, pattern, past)
@@ -126,7 +128,7 @@ class Encoder(nn.Module):
         if config.input == "cosine":
             self.register_buffer("levelling", levelling(config.patch, config.tubelet), persistent=False)
         self.patch_embed = nn.Linear(config.tubelet * 3 * config.patch**2, config.width)
-        blocks = [Block(config) for _ in range(config.depth)]
+        blocks = [Block(config.width, config.heads, config.mlp_hidden) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         initialise(self)
@@ -152,16 +154,13 @@ class Encoder(nn.Module):
         Raises ``ValueError`` where the clip cannot be cut into tubelet patches.
         """
         patches = patchify(frames, self.config.patch, self.config.tubelet)
-        t, h, w = self.grid(frames)
-        first = cache.next_frame if cache else 0
-        positions = grid_positions(t, h, w, first).to(frames.device)[None]
         if visible is not None:
             patches = gather_places(patches, visible)
-            positions = positions[0][:, visible].transpose(0, 1)
-        rotation = rotations(positions.flatten(1, 2), self.config.width // self.config.heads)
         if self.config.input == "cosine":
             patches = self._levelled(patches)
-        x = self.patch_embed(patches).flatten(1, 2)
+        grid, first = self.grid(frames), cache.next_frame if cache else 0
+        config, t = self.config, grid[0]
+        x, rotation = placed(self.patch_embed(patches), visible, grid, config.positions, config.heads, first)
         layers = self._run_blocks(x, rotation, t, self._layers_wanted(return_layers), cache)
         outputs = [self.norm(layer).unflatten(1, (t, -1)) for layer in layers]
         return outputs if return_layers is not None else outputs[0]
@@ -173,6 +172,14 @@ class Encoder(nn.Module):
         with torch.autocast(patches.device.type, enabled=False):
             return patches.float() @ self.levelling
 
+    def flops(self, frames: int, places: int) -> int:
+        """Of one clip of ``frames`` latent frames of which ``places`` places are seen."""
+        config, tokens, values = self.config, frames * places, self.patch_embed.in_features
+        embed = 2 * tokens * values * (config.width + (values if config.input == "cosine" else 0))
+        linear = 2 * tokens * config.width * (4 * config.width + 2 * config.mlp_hidden)
+        attention = 4 * config.width * attended_pairs(config.attention, frames, places, places)
+        return embed + config.depth * (linear + attention)
+
     def _layers_wanted(self, return_layers: Sequence[int] | None) -> list[int]:
         depth = self.config.depth
         wanted = [depth - 1] if return_layers is None else list(return_layers)
@@ -182,7 +189,7 @@ class Encoder(nn.Module):
         return wanted
 
     def _run_blocks(
-        self, x: Tokens, rotation: Rotation, frames: int, wanted: list[int], cache: Cache | None
+        self, x: Tokens, rotation: Rotation | None, frames: int, wanted: list[int], cache: Cache | None
     ) -> list[Tokens]:
         outputs: dict[int, Tokens] = {}
         memory: list[Past] = []

@@ -3,22 +3,21 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex64, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nextvid.models.attention import Pattern, attend
-from nextvid.models.rope import rotate
+from nextvid.models.rope import Rotation, rotate
 
 Tokens = Float[Tensor, "batch tokens width"]
-Rotation = Float[Tensor, "#batch tokens 2 half"]
 KeyValue = tuple[Float[Tensor, "batch heads keys head_width"], Float[Tensor, "batch heads keys head_width"]]
 Past = tuple[Float[Tensor, "batch heads past_keys head_width"], Float[Tensor, "batch heads past_keys head_width"]]
 
 
-def split_heads(x: Tokens, heads: int) -> Float[Tensor, "batch heads tokens head_width"]:
-    """``(B, L, W) -> (B, heads, L, W / heads)``."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+def split_heads(x: Tokens, heads: int) -> Float[Tensor, "batch tokens heads head_width"]:
+    """``(B, L, W) -> (B, L, heads, W / heads)``."""
+    return x.unflatten(-1, (heads, -1))
 
 
 def join_heads(x: Float[Tensor, "batch heads tokens head_width"]) -> Tokens:
@@ -52,7 +51,7 @@ class Mlp(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with rotary positions."""
+    """Multi-head self-attention, with rotary positions where a rotation is given."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -61,11 +60,16 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Tokens, rotation: Rotation, frames: int, pattern: Pattern, past: Past | None = None
+        self, x: Tokens, rotation: Rotation | None, frames: int, pattern: Pattern, past: Past | None = None
     ) -> tuple[Tokens, KeyValue]:
         """Attend over ``x``, after the ``past`` keys and values of earlier frames; also returns all keys and values."""
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        width = x.shape[-1]
+        both, v = self.qkv(x).split([2 * width, width], dim=-1)
+        queries_and_keys = split_heads(both, 2 * self.heads)
+        if rotation is not None:
+            queries_and_keys = rotate(queries_and_keys, rotation)
+        q, k = queries_and_keys.transpose(1, 2).chunk(2, dim=1)
+        v = split_heads(v, self.heads).transpose(1, 2)
         a_frame = k.shape[2] // frames
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
@@ -85,16 +89,20 @@ class CrossAttention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch queries width"],
+        x: Float[Tensor, "#batch #queries width"],
         context: Float[Tensor, "batch keys width"],
-        rotation: Float[Tensor, "#batch queries 2 half"],
-        context_rotation: Float[Tensor, "#batch keys 2 half"],
+        rotation: Complex64[Tensor, "1 queries half"],
+        context_rotation: Complex64[Tensor, "#batch keys half"],
         frames: int,
     ) -> Float[Tensor, "batch queries width"]:
-        """Frame-causal over ``frames`` frames of queries and as many of context."""
-        q = rotate(split_heads(self.q(x), self.heads), rotation)
+        """Frame-causal over ``frames`` frames of queries and as many of context.
+
+        Where all queries are one vector ``(1, 1, width)``, it is projected once.
+        """
+        q = rotate(split_heads(self.q(x), self.heads), rotation).transpose(1, 2)
         k, v = (split_heads(part, self.heads) for part in self.kv(context).chunk(2, dim=-1))
-        out = attend(q, rotate(k, context_rotation), v, frames, frames)
+        k, v = rotate(k, context_rotation).transpose(1, 2), v.transpose(1, 2)
+        out = attend(q.expand(len(context), -1, -1, -1), k, v, frames, frames)
         return self.proj(join_heads(out))
 
 

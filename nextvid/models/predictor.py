@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex64, Float, Int
 from torch import Tensor, nn
 
+from nextvid.models.attention import attended_pairs
 from nextvid.models.layers import CrossAttention, Mlp, check_shape, initialise, shrink_residuals
-from nextvid.models.rope import grid_positions, rotations
+from nextvid.models.rope import grid_rotations
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class PredictorBlock(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch queries width"],
+        x: Float[Tensor, "#batch #queries width"],
         context: Float[Tensor, "batch keys width"],
-        rotation: Float[Tensor, "#batch queries 2 half"],
-        context_rotation: Float[Tensor, "#batch keys 2 half"],
+        rotation: Complex64[Tensor, "1 queries half"],
+        context_rotation: Complex64[Tensor, "#batch keys half"],
         frames: int,
     ) -> Float[Tensor, "batch queries width"]:
         """One layer over ``frames`` frames of queries and as many of context."""
@@ -67,26 +68,34 @@ class Predictor(nn.Module):
 
     def forward(
         self,
-        context: Float[Tensor, "batch latent_frames kept context_width"],
+        context: Float[Tensor, "batch predicted_frames kept context_width"],
         visible: Int[Tensor, "batch kept"],
         height: int,
         width: int,
     ) -> Float[Tensor, "batch predicted_frames places context_width"]:
         """``z_t`` at every place of frames ``1 … T-1`` on a ``height`` x ``width`` patch grid.
 
-        ``context`` ``(B, T, P, D)`` are the encoder's tokens at the ``visible`` places. The last frame has no successor
-        and is not read; a query of frame ``t`` reads frames ``< t``.
+        ``context`` ``(B, T-1, P, D)`` are the encoder's tokens of frames ``0 … T-2`` at the ``visible`` places: the last
+        frame has no successor. A query of frame ``t`` reads frames ``< t``.
         """
-        frames = context.shape[1] - 1
+        frames = context.shape[1]
         if frames < 1:
             raise ValueError("next-frame prediction needs a clip of at least two latent frames")
         head_width = self.config.width // self.config.heads
-        targets = grid_positions(frames, height, width, first_frame=1).to(context.device)
-        sources = grid_positions(frames, height, width).to(context.device)[:, visible].transpose(0, 1)
-        rotation = rotations(targets.flatten(0, 1)[None], head_width)
-        context_rotation = rotations(sources.flatten(1, 2), head_width)
-        past = self.context_norm(self.context_proj(context[:, :-1].flatten(1, 2)))
-        x = self.query.expand(context.shape[0], frames * height * width, -1)
+        rotation = grid_rotations(frames, height, width, head_width, context.device, 1).flatten(0, 1)[None]
+        places = grid_rotations(frames, height, width, head_width, context.device)
+        context_rotation = places[:, visible].transpose(0, 1).flatten(1, 2)
+        past = self.context_norm(self.context_proj(context.flatten(1, 2)))
+        x = self.query[None, None]  # before the first block all queries are one
         for block in self.blocks:
             x = block(x, past, rotation, context_rotation, frames)
         return self.proj(self.norm(x)).unflatten(1, (frames, -1))
+
+    def flops(self, frames: int, kept: int, places: int) -> int:
+        """Of one clip: ``frames`` frames of ``places`` queries over as many frames of ``kept`` context tokens."""
+        width, queries, keys = self.config.width, frames * places, frames * kept
+        ends = 2 * (keys + queries) * width * self.context_proj.in_features
+        attention = 4 * width * attended_pairs("frame_causal", frames, places, kept)
+        linear = 2 * width * (keys * 2 * width + queries * (width + 2 * self.config.mlp_hidden))
+        projected = (1 + (self.config.depth - 1) * queries) * 2 * width * width
+        return ends + projected + self.config.depth * (linear + attention)

@@ -2,24 +2,25 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nextvid.config import NextVidConfig, StageConfig
 from nextvid.data.loader import Batch
 from nextvid.data.transforms import normalise
-from nextvid.errors import UserError, nearest
-from nextvid.masking import MaskConfig, draw_batch
-from nextvid.models.decoder import Decoder
+from nextvid.masking import Mask, MaskConfig, draw_batch, visible_count
+from nextvid.models.decoder import Decoder, DecoderConfig
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTensor, tokens_of
-from nextvid.models.predictor import Predictor
+from nextvid.models.predictor import Predictor, PredictorConfig
 from nextvid.objectives.flow import flow_loss, integrate, noisy_latents
-from nextvid.objectives.protocol import Losses, Objective
+from nextvid.objectives.protocol import Flops, Health, Losses, Objective, ObjectiveConfig, parts_of
 from nextvid.randomness import normal, uniform
-from nextvid.targets.pixels import Pixels
+from nextvid.settings import StageConfig
+from nextvid.targets.pixels import Pixels, PixelsConfig
 
 PredictedTokens = Float[Tensor, "batch predicted_frames places width"]
 Latents = Float[Tensor, "batch predicted_frames places channels"]
@@ -28,11 +29,47 @@ Grid = tuple[int, int]
 TERMS = ("flow", "alignment")
 
 
+class NextVidConfig(ObjectiveConfig):
+    """Masked next-frame prediction (METHOD, "The forward pass"); every switch is an ablation.
+
+    ``tau_logit``: mean and deviation of a normal whose sigmoid is tau; without it tau is uniform on [0, 1).
+    """
+
+    name: Literal["nextvid"] = "nextvid"
+    predictor: PredictorConfig = PredictorConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    target: PixelsConfig = PixelsConfig()
+    prediction: Literal["velocity", "clean"] = "velocity"
+    generation: Literal["flow", "regression"] = "flow"
+    tau_logit: tuple[float, Annotated[float, Field(gt=0)]] | None = None
+    reference: Literal["ema", "online"] = "ema"
+    reference_norm: Literal["layer", "none", "batch"] = "layer"
+
+    stage_defaults: ClassVar[dict[str, Any]] = {
+        "masks": [{"blocks": 8, "scale": 0.15}, {"blocks": 2, "scale": 0.7}],
+        "weights": {"flow": 0.5, "alignment": 1.0},
+        "draws": 1,
+        "ema": 0.99925,
+    }
+    model_keys: ClassVar[tuple[str, ...]] = ("name", "predictor", "decoder", "target", "prediction", "generation")
+
+    def build(self, encoder: EncoderConfig) -> "NextVid":
+        """The method around a new encoder of this shape."""
+        return NextVid(encoder, self)
+
+    def check_stage(self, stage: StageConfig, encoder: EncoderConfig) -> None:
+        """Raise ``ValueError`` where there is no next frame, or no batch to normalise over."""
+        if stage.frames < 2 * encoder.tubelet:
+            raise ValueError(f"frames={stage.frames} is one latent frame; predicting the next one needs two or more")
+        if self.reference_norm == "batch" and stage.batch < 2:
+            raise ValueError("objective.reference_norm=batch needs a batch of two or more")
+
+
 @dataclass
 class Settings:
     """What the present stage asks for."""
 
-    masks: list[MaskConfig]
+    masks: list[Mask]
     draws: int
     ema: float
 
@@ -52,10 +89,7 @@ class NextVid(Objective):
 
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Encoder, predictor and decoder."""
-        return {
-            name: [(f"{name}.{key}", p) for key, p in getattr(self, name).named_parameters()]
-            for name in ("encoder", "predictor", "decoder")
-        }
+        return parts_of(self, ("encoder", "predictor", "decoder"))
 
     def exports(self) -> dict[str, Encoder]:
         """The online encoder and its moving average."""
@@ -66,23 +100,11 @@ class NextVid(Objective):
         self.target.fit(normalise(batch.frames))
 
     def begin_stage(self, stage: StageConfig) -> None:
-        """Take over the stage's masks, draws of tau and EMA momentum.
-
-        Raises ``UserError`` where the stage weights a loss that there is not, or leaves one out.
-        """
-        for name in stage.weights:
-            if name not in TERMS:
-                raise UserError(
-                    f"stage '{stage.name}' weights the loss '{name}'{nearest(name, TERMS)}; objective 'nextvid' has "
-                    f"{' and '.join(TERMS)}"
-                )
-        missing = [name for name in TERMS if name not in stage.weights]
-        if missing:
-            raise UserError(
-                f"stage '{stage.name}' weights {', '.join(stage.weights)} and leaves out {' and '.join(missing)}; write "
-                f"{missing[0]}: 0 to train without it"
-            )
-        self.settings = Settings(stage.masks, stage.draws, stage.ema)
+        """Take over the stage's masks, draws of tau and EMA momentum."""
+        assert stage.masks
+        assert stage.draws
+        assert stage.ema is not None
+        self.settings = Settings(list(stage.masks), stage.draws, stage.ema)
 
     def forward(self, batch: Batch, weights: dict[str, float]) -> Losses:
         """``0.5 L_flow + 1.0 L_align`` (under the step's ``weights``; a loss of weight 0 is not computed).
@@ -103,9 +125,9 @@ class NextVid(Objective):
                 terms["flow"] = terms["flow"] + self.generation_loss(z, h1, grid, batch.keys, index)
         terms = {name: term / len(self.settings.masks) for name, term in terms.items()}
         total = sum((weights[name] * term for name, term in terms.items()), start=zero)
-        return Losses(total, terms, reference)
+        return Losses(total, terms, lambda: Health(reference, {"alignment": positions_only_loss(reference)}))
 
-    def draw_visible(self, frames: FrameTensor, mask: MaskConfig, keys: list[int], index: int) -> Visible:
+    def draw_visible(self, frames: FrameTensor, mask: Mask, keys: list[int], index: int) -> Visible:
         """The places of each sample that the encoder may see under mask generator ``index``."""
         _, height, width = self.encoder.grid(frames)
         return draw_batch(mask, keys, f"mask {index}", height, width).to(frames.device)
@@ -126,9 +148,16 @@ class NextVid(Objective):
         return tokens
 
     def predict(self, frames: FrameTensor, visible: Visible) -> PredictedTokens:
-        """``z_t`` of frames 1 … T-1 from the visible patches of the frames before."""
+        """``z_t`` of frames 1 … T-1 from the visible patches of the frames before.
+
+        The last frame is not encoded: nothing reads it. Where attention is full, the frames before do.
+        """
         _, height, width = self.encoder.grid(frames)
-        return self.predictor(tokens_of(self.encoder(frames, visible)), visible, height, width)
+        if self.encoder.config.attention == "full":
+            context = tokens_of(self.encoder(frames, visible))[:, :-1]
+        else:
+            context = tokens_of(self.encoder(frames[:, : -self.encoder.config.tubelet], visible))
+        return self.predictor(context, visible, height, width)
 
     def alignment_loss(self, z: PredictedTokens, reference: PredictedTokens) -> Float[Tensor, ""]:
         """``MSE(z_t, c'_t)``, a mean over all elements."""
@@ -170,9 +199,35 @@ class NextVid(Objective):
         mean, deviation = self.config.tau_logit
         return torch.sigmoid(mean + deviation * normal(keys, purpose, shape, device))
 
+    def flops(self, stage: StageConfig) -> Flops:
+        """The reference over the whole clip once; encoder, predictor and decoder once a mask, the decoder once a draw of tau."""
+        config = self.encoder.config
+        frames, side = stage.frames // config.tubelet, stage.size // config.patch
+        encoded = frames if config.attention == "full" else frames - 1
+        kept = [visible_count(mask, side, side) for mask in stage.masks or self.settings.masks]
+        draws = (stage.draws or 1) if self.config.generation == "flow" else 1
+        generates = max((stage.weights or {}).get("flow", (1.0,))) > 0
+        return Flops(
+            {
+                "encoder": sum(self.encoder.flops(encoded, count) for count in kept),
+                "reference": self.reference.flops(frames, side * side),
+                "predictor": sum(self.predictor.flops(frames - 1, count, side * side) for count in kept),
+                "decoder": len(kept) * draws * self.decoder.flops(frames - 1, side * side) * generates,
+            },
+            frozen=frozenset({"reference"}),
+        )
+
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """``E_ref <- m E_ref + (1 - m) E``."""
         reference: list[Tensor] = list(self.reference.parameters())
         online: list[Tensor] = list(self.encoder.parameters())
         torch._foreach_lerp_(reference, online, 1.0 - self.settings.ema)
+
+
+def positions_only_loss(features: PredictedTokens) -> float:
+    """The alignment loss of a predictor that knows the position of a token and nothing of its clip.
+
+    It would give the mean over clips at each place and frame, so its loss is the (unbiased) variance over clips there.
+    """
+    return features.var(dim=0).mean().item()

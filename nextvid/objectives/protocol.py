@@ -1,30 +1,83 @@
-"""What the loop, the checkpoint and the probe know of a training method: nothing but this."""
+"""What the loop, the checkpoint, the page and the tables know of a training method: nothing but this."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nextvid.data.loader import Batch
-from nextvid.models.encoder import Encoder
+from nextvid.models.encoder import Encoder, EncoderConfig
+from nextvid.settings import StageConfig, Strict
 
-if TYPE_CHECKING:
-    from nextvid.config import StageConfig
+
+class ObjectiveConfig(Strict):
+    """A method's settings: what a recipe's ``objective`` holds.
+
+    A subclass gives ``name`` a ``Literal`` type and a default, which is how recipes find it.
+    """
+
+    name: str
+
+    stage_defaults: ClassVar[dict[str, Any]] = {}
+    """Those of a stage's keys ``masks``, ``weights``, ``draws`` and ``ema`` that the method reads, and what stands for one
+    that a recipe leaves out. ``weights`` names the method's losses."""
+    model_keys: ClassVar[tuple[str, ...]] = ("name",)
+    """The settings that say what the weights compute, and not how they are trained."""
+
+    def build(self, encoder: EncoderConfig) -> "Objective":
+        """The method around a new encoder of this shape."""
+        raise NotImplementedError
+
+    def check_stage(self, stage: StageConfig, encoder: EncoderConfig) -> None:
+        """Raise ``ValueError`` where the method cannot train on a stage's clips; by default it can."""
+
+
+@dataclass
+class Health:
+    """What shows whether features are alive, beside the losses.
+
+    ``features``: normalised tokens of the whole clip. ``blind``: the loss, by term, of a predictor that knows nothing of
+    the clip; the term's skill is measured against it.
+    """
+
+    features: Float[Tensor, "batch latent_frames places width"]
+    blind: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Losses:
-    """``total`` is what is minimised; ``terms`` are its parts before weighting; ``features`` serve the health figures."""
+    """``total`` is what is minimised; ``terms`` are its parts before weighting.
+
+    ``health`` is called where a row is logged, so what it computes costs nothing in other steps.
+    """
 
     total: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
-    features: Float[Tensor, "batch latent_frames places width"] | None = None
+    health: Callable[[], Health] | None = None
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one clip's forward pass by part, named as the objective's modules are.
+
+    Products and sums of linear maps and attention are counted (a product of n x k with k x m is 2nkm), nothing else, as is
+    usual for a share of the peak. ``frozen`` parts are run without gradient.
+    """
+
+    forward: dict[str, int]
+    frozen: frozenset[str] = frozenset()
+
+    @property
+    def step(self) -> int:
+        """Of one clip's step: a backward pass takes two forward passes; what is computed twice to save memory counts once."""
+        return sum(flops * (1 if part in self.frozen else 3) for part, flops in self.forward.items())
 
 
 class Objective(nn.Module, ABC):
-    """A training method: adding one is adding a file and a recipe."""
+    """A training method: adding one is adding a file and a recipe (docs/objectives.md)."""
 
     encoder: Encoder
 
@@ -34,20 +87,32 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def exports(self) -> dict[str, Encoder]:
-        """The encoders that a user may load, by name (``ema``, ``online``)."""
+        """The encoders that a user may load, by name (``ema``, ``online``); the first is what ``nextvid.load`` gives."""
 
     def before_training(self, batch: Batch) -> None:
         """Measure on a first batch what the method needs to know of the footage; nothing by default."""
         del batch
 
     @abstractmethod
-    def begin_stage(self, stage: "StageConfig") -> None:
+    def begin_stage(self, stage: StageConfig) -> None:
         """Take over a stage's masks, draws and momentum."""
 
     @abstractmethod
     def forward(self, batch: Batch, weights: dict[str, float]) -> Losses:
         """The losses of a batch under the weights of this step."""
 
-    @abstractmethod
     def after_step(self, step: int) -> None:
-        """What follows the optimiser's step, e.g. the moving average."""
+        """What follows the optimiser's step, e.g. the moving average; nothing by default."""
+        del step
+
+    @abstractmethod
+    def flops(self, stage: StageConfig) -> Flops:
+        """What a clip of this stage costs: compute is compared, and a machine's share of its peak measured, with it."""
+
+
+def parts_of(module: nn.Module, names: tuple[str, ...]) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """The parameters of the named children, each child a part."""
+    return {
+        name: [(f"{name}.{key}", parameter) for key, parameter in module.get_submodule(name).named_parameters()]
+        for name in names
+    }

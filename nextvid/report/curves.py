@@ -14,15 +14,14 @@ PART_COLOURS = ("#d6542b", "#2b7fd6", "#3f9b57", "#9b59b6")
 SMOOTHING_ROWS = 9
 OUTSIDE = 0.01
 
-PANELS = (
-    ("flow", "flow matching loss"),
-    ("alignment", "alignment loss"),
-    ("alignment_skill", "alignment: skill over positions only"),
-    ("grad_norm", "gradient norm"),
-    ("feature_spread", "feature spread over clips"),
-    ("effective_rank", "effective rank of features"),
-    ("lr", "learning rate"),
-)
+SKILL = "_skill"
+HEALTH = {
+    "grad_norm": "gradient norm",
+    "feature_spread": "feature spread over clips",
+    "effective_rank": "effective rank of features",
+    "lr": "learning rate",
+}
+NOT_DRAWN = ("step", "stage", "loss", "clips", "time")
 
 
 def panels(rows: list[dict[str, Any]]) -> list[Figure]:
@@ -45,7 +44,11 @@ def svg(figure: Figure) -> str:
 
 
 def _present(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return [(key, title) for key, title in PANELS if any(key in row for row in rows)]
+    """The method's own losses, each with its skill, and then what every method has."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    losses = [key for key in keys if key not in (*NOT_DRAWN, *HEALTH) and not key.endswith(SKILL)]
+    own = [(name, title) for key in losses for name, title in ((key, f"{key} loss"), (key + SKILL, f"{key}: skill"))]
+    return [(key, title) for key, title in [*own, *HEALTH.items()] if key in keys]
 
 
 def _figure(rows: list[dict[str, Any]], shown: list[tuple[str, str]], columns: int) -> Figure:
@@ -84,7 +87,7 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
     steps, values = np.array(points, dtype=float).T
     axes.plot(steps, values, color=LINE, linewidth=0.7, alpha=0.35)
     axes.plot(steps, running_mean(values), color=LINE, linewidth=1.6)
-    if key == "alignment_skill":
+    if key.endswith(SKILL):
         _limit(axes, values)
         axes.axhline(0, color=INK, linewidth=0.8)
     if key == "grad_norm" and (values > 0).all():

@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from nextvid.errors import UserError
 from nextvid.files import replace_file
+from nextvid.inference.released import default_weights
 from nextvid.report import pictures as draw
 from nextvid.report.curves import curves, panels, svg
-from nextvid.report.pictures import Pictures
+from nextvid.report.pictures import Pictures, RollOut
 from nextvid.report.tables import generation_rows, probe_rows, setting_rows, stage_rows
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -34,6 +35,7 @@ def write_report(run: Path, pictures: Pictures | None = None) -> Path:
     text = _template().render(
         format_version=FORMAT_VERSION,
         name=recipe["name"],
+        method=recipe["objective"]["name"],
         init=recipe.get("init"),
         settings=setting_rows(recipe, metrics, environment),
         stages=stage_rows(recipe),
@@ -51,15 +53,15 @@ def write_report(run: Path, pictures: Pictures | None = None) -> Path:
 
 
 def save_figures(run: Path, pictures: Pictures, folder: Path) -> list[Path]:
-    """The page's pictures as files: curves, next frames, the roll-out as a film and at rest, feature maps."""
+    """The page's pictures as files: curves, drawings, the roll-out as a film and at rest, feature maps; what there is."""
     folder.mkdir(parents=True, exist_ok=True)
-    clips = range(min(3, len(pictures.truth)))
-    files = {
-        "next-frames.png": draw.png(draw.stack([draw.next_frame_sheet(pictures, clip) for clip in clips])),
-        "features.png": draw.png(draw.stack([draw.feature_sheet(pictures, clip) for clip in clips])),
-        "roll-out.gif": draw.gif(draw.roll_out_film(pictures)),
-        "roll-out.png": draw.png(draw.stack([draw.roll_out_sheet(pictures, clip) for clip in clips])),
-    }
+    clips = range(min(3, len(pictures.features.clips)))
+    files = {"features.png": draw.png(draw.stack([draw.feature_sheet(pictures.features, clip) for clip in clips]))}
+    if pictures.drawings:
+        files["next-frames.png"] = draw.png(draw.stack([draw.drawing_sheet(pictures.drawings, clip) for clip in clips]))
+    if pictures.rollout:
+        files["roll-out.gif"] = draw.gif(draw.roll_out_film(pictures.rollout))
+        files["roll-out.png"] = draw.png(draw.stack([draw.roll_out_sheet(pictures.rollout, clip) for clip in clips]))
     for name, content in files.items():
         replace_file(folder / name, content)
     rows = read_rows(run)
@@ -75,17 +77,23 @@ def read_rows(run: Path) -> list[dict[str, Any]]:
 
 
 def _shown(pictures: Pictures) -> dict[str, Any]:
-    clips = range(len(pictures.truth))
-    rolled = range(len(pictures.rollout_truth))
+    features = pictures.features
+    shown: dict[str, Any] = {
+        "features": [_image(draw.png(draw.feature_sheet(features, clip))) for clip in range(len(features.maps))]
+    }
+    if pictures.drawings:
+        clips = range(len(pictures.drawings.truth))
+        shown["drawings"] = [_image(draw.png(draw.drawing_sheet(pictures.drawings, clip))) for clip in clips]
+        shown["meaning"] = pictures.drawings.meaning
+    return {**shown, **(_rolled(pictures.rollout) if pictures.rollout else {})}
+
+
+def _rolled(rollout: RollOut) -> dict[str, Any]:
     return {
-        "next_frames": [_image(draw.png(draw.next_frame_sheet(pictures, clip))) for clip in clips],
-        "film": _image(draw.gif(draw.roll_out_film(pictures)), "gif"),
-        "rolled": [_image(draw.png(draw.roll_out_sheet(pictures, clip))) for clip in rolled],
-        "features": [
-            _image(draw.png(draw.feature_sheet(pictures, clip))) for clip in range(len(pictures.feature_maps))
-        ],
-        "context": pictures.context,
-        "frames": pictures.rollout_truth.shape[1],
+        "film": _image(draw.gif(draw.roll_out_film(rollout)), "gif"),
+        "rolled": [_image(draw.png(draw.roll_out_sheet(rollout, clip))) for clip in range(len(rollout.truth))],
+        "context": rollout.context,
+        "frames": rollout.truth.shape[1],
     }
 
 
@@ -95,7 +103,9 @@ def _image(content: bytes, kind: str = "png") -> str:
 
 def _probes_beside(run: Path) -> dict[str, Any]:
     """What ``nextvid probe`` has left in the run's folder, by task and level."""
-    found = [_json(file) for file in sorted(run.glob("probe_*_ema.json"))]
+    config = _json(run / "config.json")
+    weights = default_weights(config["weights"]) if config else "ema"
+    found = [_json(file) for file in sorted(run.glob(f"probe_*_{weights}.json"))]
     return {f"{probe['task']} ({probe['level']})": probe for probe in found}
 
 

@@ -20,21 +20,42 @@ FRAME_MILLISECONDS = 220
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """RGB, channels last. ``generated`` and ``truth`` are the frames from the second latent frame on.
+class Drawings:
+    """What a model makes of what it sees: RGB, channels last; ``meaning`` says what ``drawn`` is.
 
-    The first ``context`` frames of both roll-outs are the same real ones. ``feature_maps`` are the first three principal
-    components of the encoder's tokens.
+    ``drawn`` and ``truth`` are the last frames of each clip, all of them or those that have frames before them.
     """
 
     masked_input: UInt8[np.ndarray, "clips frames height width 3"]
-    generated: UInt8[np.ndarray, "clips drawn rows columns 3"]
+    drawn: UInt8[np.ndarray, "clips drawn rows columns 3"]
     truth: UInt8[np.ndarray, "clips drawn rows columns 3"]
-    rollout_truth: UInt8[np.ndarray, "rolled long rows columns 3"]
-    rollout_generated: UInt8[np.ndarray, "rolled long rows columns 3"]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class RollOut:
+    """Clips that go on by themselves: the first ``context`` frames of both are the same real ones."""
+
+    truth: UInt8[np.ndarray, "rolled long rows columns 3"]
+    drawn: UInt8[np.ndarray, "rolled long rows columns 3"]
     context: int
-    feature_clips: UInt8[np.ndarray, "clips frames height width 3"]
-    feature_maps: UInt8[np.ndarray, "clips latent_frames grid_rows grid_columns 3"]
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """Clips, and the first three principal components of the encoder's tokens."""
+
+    clips: UInt8[np.ndarray, "clips frames height width 3"]
+    maps: UInt8[np.ndarray, "clips latent_frames grid_rows grid_columns 3"]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a page shows: every method has features; not every one draws, and few go on by themselves."""
+
+    features: FeatureMaps
+    drawings: Drawings | None = None
+    rollout: RollOut | None = None
 
 
 def strip(frames: UInt8[np.ndarray, "frames height width 3"], side: int) -> UInt8[np.ndarray, "{side} length 3"]:
@@ -67,26 +88,25 @@ def _clear(height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"]:
     return np.full((height, width, 3), CLEAR, np.uint8)
 
 
-def next_frame_sheet(pictures: Pictures, clip: int, side: int = 64) -> Picture:
-    """Of one clip: what the encoder saw, what was drawn, and the truth; the input's first frames have nothing beneath."""
-    drawn, truth = pictures.generated[clip], pictures.truth[clip]
-    seen = pictures.masked_input[clip]
-    blank = np.stack([_clear(*drawn.shape[1:3])] * (len(seen) - len(drawn)))
+def drawing_sheet(drawings: Drawings, clip: int, side: int = 64) -> Picture:
+    """Of one clip: what the encoder saw, what was drawn, and the truth; frames that are not drawn have nothing beneath."""
+    drawn, truth = drawings.drawn[clip], drawings.truth[clip]
+    seen = drawings.masked_input[clip]
+    blank = np.tile(_clear(*drawn.shape[1:3])[None], (len(seen) - len(drawn), 1, 1, 1))
     rows = (seen, np.concatenate([blank, drawn]), np.concatenate([blank, truth]))
     return stack([strip(row, side) for row in rows])
 
 
-def feature_sheet(pictures: Pictures, clip: int, side: int = 96) -> Picture:
+def feature_sheet(features: FeatureMaps, clip: int, side: int = 96) -> Picture:
     """Of one clip: the last frame of every tubelet, and the features of that latent frame as RGB."""
-    maps = pictures.feature_maps[clip]
-    tubelet = pictures.feature_clips.shape[1] // len(maps)
-    return stack([strip(pictures.feature_clips[clip][tubelet - 1 :: tubelet], side), strip(maps, side)])
+    maps = features.maps[clip]
+    tubelet = features.clips.shape[1] // len(maps)
+    return stack([strip(features.clips[clip][tubelet - 1 :: tubelet], side), strip(maps, side)])
 
 
-def roll_out_film(pictures: Pictures, side: int = 96, columns: int = 3) -> list[Picture]:
+def roll_out_film(rollout: RollOut, side: int = 96, columns: int = 3) -> list[Picture]:
     """A picture a frame: every clip's truth beside its roll-out, which has a coloured border once it is drawn."""
-    frames = range(pictures.rollout_truth.shape[1])
-    return [_roll_out_picture(pictures, frame, side, columns) for frame in frames]
+    return [_roll_out_picture(rollout, frame, side, columns) for frame in range(rollout.truth.shape[1])]
 
 
 def gif(film: Sequence[Picture]) -> bytes:
@@ -100,16 +120,16 @@ def gif(film: Sequence[Picture]) -> bytes:
     return buffer.getvalue()
 
 
-def roll_out_sheet(pictures: Pictures, clip: int, side: int = 64) -> Picture:
+def roll_out_sheet(rollout: RollOut, clip: int, side: int = 64) -> Picture:
     """The roll-out of one clip at rest: truth above, drawn below."""
-    return stack([strip(pictures.rollout_truth[clip], side), strip(pictures.rollout_generated[clip], side)])
+    return stack([strip(rollout.truth[clip], side), strip(rollout.drawn[clip], side)])
 
 
-def _roll_out_picture(pictures: Pictures, frame: int, side: int, columns: int) -> Picture:
-    drawn = frame >= pictures.context
+def _roll_out_picture(rollout: RollOut, frame: int, side: int, columns: int) -> Picture:
+    drawn = frame >= rollout.context
     pairs = [
         np.concatenate([_bordered(truth[frame], side, False), _bordered(made[frame], side, drawn)], axis=1)
-        for truth, made in zip(pictures.rollout_truth, pictures.rollout_generated, strict=True)
+        for truth, made in zip(rollout.truth, rollout.drawn, strict=True)
     ]
     pairs += [np.full_like(pairs[0], REAL_BORDER)] * (-len(pairs) % columns)
     rows = [np.concatenate(pairs[i : i + columns], axis=1) for i in range(0, len(pairs), columns)]

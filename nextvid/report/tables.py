@@ -116,9 +116,7 @@ def setting_rows(recipe: dict[str, Any], metrics: dict[str, Any], environment: d
     rows = [
         ("encoder", f"width {encoder['width']}, {encoder['depth']} layers, {encoder['heads']} heads, patches of "
          f"{encoder['patch']} pixels × {encoder['tubelet']} frames, reads {encoder.get('input', 'pixels')}"),
-        ("objective", f"{recipe['objective']['name']}; predictor and decoder of "
-         f"{_layers(recipe['objective'].get('predictor'))} and {_layers(recipe['objective'].get('decoder'))}; "
-         f"target: {target.get('name', '–')}"),
+        ("objective", "; ".join([recipe["objective"]["name"], *_parts(recipe["objective"]), *_target(target)])),
         ("footage", "; ".join(_footage(recipe))),
         ("seed", str(recipe["seed"])),
     ]  # fmt: skip
@@ -139,10 +137,10 @@ def stage_rows(recipe: dict[str, Any]) -> list[dict[str, str]]:
             "steps": f"{stage['steps']:,}",
             "batch": str(stage["batch"]),
             "clip": f"{stage['frames']} frames of {stage['size']} px, {stage['fps']:g} fps",
-            "hidden": " and ".join(_mask(mask) for mask in stage["masks"]),
-            "losses": ", ".join(f"{name} {_line(ends)}" for name, ends in stage["weights"].items()),
-            "draws": str(stage["draws"]),
-            "EMA": f"{stage['ema']:g}",
+            "hidden": " and ".join(_mask(mask) for mask in stage["masks"] or []) or "–",
+            "losses": ", ".join(f"{name} {_line(ends)}" for name, ends in (stage["weights"] or {}).items()) or "–",
+            **({"draws": str(stage["draws"])} if stage["draws"] is not None else {}),
+            **({"EMA": f"{stage['ema']:g}"} if stage["ema"] is not None else {}),
             "learning rate": _line(stage["lr"]["encoder"]),
         }
         for stage in recipe["stages"]
@@ -155,11 +153,21 @@ def _line(ends: list[float]) -> str:
 
 
 def _mask(mask: dict[str, Any]) -> str:
+    if "ratio" in mask:
+        return f"{mask['ratio']:.0%} in tubes"
     return f"{mask['blocks']} × {mask['scale']:.0%}" if mask["blocks"] else "nothing"
 
 
-def _layers(part: dict[str, Any] | None) -> str:
-    return f"{part['depth']} × {part['width']}" if part else "–"
+def _parts(objective: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} of {part['depth']} × {part['width']}"
+        for name, part in objective.items()
+        if isinstance(part, dict) and "depth" in part
+    ]
+
+
+def _target(target: dict[str, Any]) -> list[str]:
+    return [f"target: {target['name']}"] if target else []
 
 
 def _footage(recipe: dict[str, Any]) -> list[str]:

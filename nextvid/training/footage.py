@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nextvid.config import Recipe, SourceConfig, StageConfig
+from nextvid.config import Recipe
 from nextvid.data import benchmarks
 from nextvid.data.clip import Source
 from nextvid.data.film import FilmClips, FilmPictures
@@ -15,6 +15,7 @@ from nextvid.data.mixture import Mixture
 from nextvid.data.transforms import Augmentation
 from nextvid.errors import UserError, nearest
 from nextvid.files import replace_json
+from nextvid.settings import SourceConfig, StageConfig
 
 FOOTAGE_FILE, BROKEN_FILE = "footage.json", "broken_files.jsonl"
 

@@ -4,7 +4,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nextvid.objectives.protocol import Health
+
 Features = Float[Tensor, "batch latent_frames places width"]
+
+
+def figures(found: Health, terms: dict[str, float]) -> dict[str, float]:
+    """What a row of ``metrics.jsonl`` says of features, and the skill behind every loss that has a blind rival."""
+    return {
+        "feature_spread": feature_spread(found.features),
+        "effective_rank": effective_rank(found.features),
+        **{f"{name}_skill": skill(terms[name], blind) for name, blind in found.blind.items() if name in terms},
+    }
 
 
 def feature_spread(features: Features) -> float:
@@ -12,17 +23,9 @@ def feature_spread(features: Features) -> float:
     return features.float().std(dim=0).mean().item()
 
 
-def positions_only_loss(features: Features) -> float:
-    """The alignment loss of a predictor that knows the position of a token and nothing of its clip.
-
-    It would give the mean over clips at each place and frame, so its loss is the (unbiased) variance over clips there.
-    """
-    return features.float().var(dim=0).mean().item()
-
-
-def alignment_skill(alignment: float, features: Features) -> float:
-    """How much of what position alone cannot tell is predicted: 1 all, 0 none, negative: worse than position alone."""
-    return 1.0 - alignment / max(positions_only_loss(features), 1e-12)
+def skill(loss: float, blind: float) -> float:
+    """How much of what a predictor that knows nothing of the clip gets wrong is right: 1 all, 0 none, negative: less."""
+    return 1.0 - loss / max(blind, 1e-12)
 
 
 def effective_rank(features: Features, at_most: int = 2048) -> float:

@@ -18,7 +18,6 @@ from nextvid.config import Recipe
 from nextvid.data.loader import Batch, BatchPlan, batches, make_batch
 from nextvid.data.mixture import Mixture
 from nextvid.errors import Stopped, UserError
-from nextvid.objectives import build_objective
 from nextvid.objectives.protocol import Losses, Objective
 from nextvid.randomness import key_of
 from nextvid.training import health
@@ -99,7 +98,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
         torch.set_num_threads(recipe.training.threads)
     device = device_of(recipe.training.device)
     torch.manual_seed(key_of("init", recipe.seed))
-    objective = build_objective(recipe)
+    objective = recipe.objective.build(recipe.encoder)
     objective.to(device)
     for stage in reversed(recipe.stages):
         objective.begin_stage(stage)
@@ -220,11 +219,8 @@ def _row(trainer: Trainer, losses: Losses) -> dict[str, Any]:
     window = progress.window
     row |= {name: window[name] / window[STEPS + name] for name in window if not name.startswith(STEPS)}
     row["lr"] = {part: float(values[step]) for part, values in schedule.lr.items()}
-    if losses.features is not None:
-        row["feature_spread"] = health.feature_spread(losses.features)
-        row["effective_rank"] = health.effective_rank(losses.features)
-        if "alignment" in losses.terms:
-            row["alignment_skill"] = health.alignment_skill(losses.terms["alignment"].item(), losses.features)
+    if losses.health is not None:
+        row |= health.figures(losses.health(), {name: term.item() for name, term in losses.terms.items()})
     clips = int(schedule.first_sample[step]) + schedule.stage_of(step).batch
     row["clips"] = clips
     row["time"] = {"seconds": progress.seconds, "clips_per_second": clips / max(progress.seconds, 1e-9)}

@@ -2,8 +2,8 @@
 
 import torch
 
-from nextvid.config import TrainingConfig
 from nextvid.objectives.protocol import Objective
+from nextvid.settings import TrainingConfig
 
 
 def build_optimiser(objective: Objective, config: TrainingConfig) -> torch.optim.AdamW:

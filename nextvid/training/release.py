@@ -17,14 +17,12 @@ from nextvid.config import Recipe, differences, load_recipe, parse_recipe, save_
 from nextvid.errors import UserError
 from nextvid.files import replace_file
 from nextvid.inference.released import find_released, is_released, released_names
-from nextvid.objectives.nextvid import NextVid
 from nextvid.objectives.protocol import Objective
 from nextvid.training.checkpoint import MODEL, damage, list_checkpoints
 from nextvid.training.run import encoder_config
 from nextvid.weights import fill, read_metadata, read_tensors
 
 Tensors = Mapping[str, torch.Tensor]
-MODEL_KEYS = ("name", "predictor", "decoder", "target", "prediction", "generation")
 
 
 def write_release(objective: Objective, recipe: Recipe, step: int, file: Path) -> None:
@@ -85,17 +83,20 @@ def _check_same_model(recipe: Recipe, stored: Recipe, origin: str) -> None:
 def _model_settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that say what the weights compute, and not how they are trained."""
     whole = recipe.model_dump(mode="json")
-    return {"encoder": whole["encoder"], "objective": {key: whole["objective"][key] for key in MODEL_KEYS}}
+    return {
+        "encoder": whole["encoder"],
+        "objective": {key: whole["objective"][key] for key in recipe.objective.model_keys},
+    }
 
 
-def load_objective(origin: str | Path) -> tuple[NextVid, Recipe]:
+def load_objective(origin: str | Path) -> tuple[Objective, Recipe]:
     """A trained objective with all its parts, and its recipe, from a run's folder or a released name. Raises ``UserError``."""
     folder = find_released(origin).parent if is_released(origin) else Path(origin)
     stored = folder / "recipe.yaml"
     if not stored.is_file():
         raise UserError(f"{folder} holds no recipe.yaml; released encoders: {', '.join(released_names()) or 'none'}")
     recipe = load_recipe(stored)
-    objective = NextVid(recipe.encoder, recipe.objective)
+    objective = recipe.objective.build(recipe.encoder)
     start_from(objective, recipe, str(origin))
     return objective.eval(), recipe
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nextvid.config import Recipe, StageConfig
+from nextvid.config import Recipe
 from nextvid.errors import UserError
+from nextvid.settings import StageConfig
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ def schedule_of(recipe: Recipe, parts: list[str]) -> Schedule:
             )
     steps = [stage.steps for stage in recipe.stages]
     batches = np.repeat([stage.batch for stage in recipe.stages], steps)
-    terms = sorted({term for stage in recipe.stages for term in stage.weights})
+    terms = sorted({term for stage in recipe.stages for term in stage.weights or {}})
     return Schedule(
         stages=list(recipe.stages),
         stage=np.repeat(np.arange(len(steps)), steps),
         lr={part: np.concatenate([_line(s.lr[part], s.steps) for s in recipe.stages]) for part in parts},
-        weights={t: np.concatenate([_line(s.weights.get(t, (0, 0)), s.steps) for s in recipe.stages]) for t in terms},
+        weights={t: np.concatenate([_line((s.weights or {})[t], s.steps) for s in recipe.stages]) for t in terms},
         first_sample=np.concatenate([[0], np.cumsum(batches)[:-1]]),
     )
 

@@ -13,7 +13,7 @@ from nextvid.config import Recipe
 from nextvid.errors import UserError
 from nextvid.inference.frames import prepare
 from nextvid.inference.load import LoadedEncoder, read_config
-from nextvid.objectives import NextVid, build_objective
+from nextvid.objectives import NextVid
 from nextvid.training.run import Run
 
 CASE = Case(frames=3, height=2, width=3, patch=4)
@@ -26,7 +26,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture
 def objective(recipe: Recipe) -> NextVid:
-    made = randomise(build_objective(recipe), seed=3)
+    made = randomise(recipe.objective.build(recipe.encoder), seed=3)
     assert isinstance(made, NextVid)
     return made
 

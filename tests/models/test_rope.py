@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextvid.models.rope import axis_width, grid_positions, rotate, rotations
+from nextvid.models.rope import axis_width, grid_positions, grid_rotations, rotate, rotations
 
 head_widths = st.sampled_from([6, 12, 16, 20, 32, 64, 80])
 places = st.tuples(st.integers(0, 200), st.integers(0, 60), st.integers(0, 60))
@@ -95,5 +95,23 @@ def test_grid_positions_are_time_row_column() -> None:
 
 
 def test_rotation_keeps_the_type() -> None:
-    x = torch.randn(1, 2, 3, 12, dtype=torch.bfloat16)
+    x = torch.randn(1, 3, 2, 12, dtype=torch.bfloat16)
     assert rotate(x, rotations(torch.zeros(1, 3, 3, dtype=torch.long), 12)).dtype == torch.bfloat16
+
+
+def test_a_single_token_is_turned_to_every_position() -> None:
+    x, rotation = (
+        torch.randn(1, 1, 2, 12, generator=seeded(0)),
+        rotations(grid_positions(2, 2, 2).flatten(0, 1)[None], 12),
+    )
+    assert torch.equal(rotate(x, rotation), rotate(x.expand(-1, 8, -1, -1), rotation))
+
+
+def test_rotations_of_a_grid_serve_training_though_inference_asked_first() -> None:
+    grid_rotations.cache_clear()
+    with torch.inference_mode():
+        kept = grid_rotations(2, 2, 3, 12, torch.device("cpu"), 4)
+    assert torch.equal(kept, rotations(grid_positions(2, 2, 3, 4), 12))
+    x = torch.randn(1, 12, 2, 12, requires_grad=True)
+    rotate(x, kept.flatten(0, 1)[None]).sum().backward()
+    assert x.grad is not None

@@ -29,7 +29,7 @@ from torch.nn import functional
 from nextvid.masking import MaskConfig
 from nextvid.models.attention import attend
 from nextvid.models.encoder import _keep_last, gather_places
-from nextvid.models.rope import grid_positions
+from nextvid.models.positions import placed
 from nextvid.objectives import NextVid
 from nextvid.targets.pixels import Pixels
 
@@ -326,7 +326,7 @@ def cache_that_keeps_one_frame_more() -> Patch:
 
 
 def clock_that_stands_still() -> Patch:
-    return mock.patch("nextvid.models.encoder.grid_positions", lambda t, h, w, first=0: grid_positions(t, h, w))
+    return mock.patch("nextvid.models.encoder.placed", lambda *given: placed(*given[:-1], 0))
 
 
 @pytest.mark.parametrize("broken", [cache_that_drops_a_frame, clock_that_stands_still])

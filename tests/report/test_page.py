@@ -17,9 +17,9 @@ from PIL import Image
 
 from nextvid.config import save_recipe
 from nextvid.errors import UserError
-from nextvid.report import Pictures, save_figures, write_report
+from nextvid.report import Drawings, FeatureMaps, Pictures, RollOut, save_figures, write_report
 from nextvid.report.curves import running_mean
-from nextvid.report.pictures import CLEAR, DRAWN_BORDER, gif, next_frame_sheet, png, roll_out_film
+from nextvid.report.pictures import CLEAR, DRAWN_BORDER, drawing_sheet, gif, png, roll_out_film
 
 SCORE = {"top1": 0.42, "ci95": [0.4, 0.44]}
 
@@ -31,15 +31,22 @@ def pictures(clips: int = 2) -> Pictures:
         return draw.integers(0, 256, (*shape, 3), dtype=np.uint8)
 
     return Pictures(
-        masked_input=noise(clips, 4, 16, 16),
-        generated=noise(clips, 2, 8, 8),
-        truth=noise(clips, 2, 8, 8),
-        rollout_truth=noise(clips, 8, 8, 8),
-        rollout_generated=noise(clips, 8, 8, 8),
-        context=4,
-        feature_clips=noise(clips, 4, 16, 16),
-        feature_maps=noise(clips, 2, 2, 2),
+        FeatureMaps(clips=noise(clips, 4, 16, 16), maps=noise(clips, 2, 2, 2)),
+        Drawings(noise(clips, 4, 16, 16), noise(clips, 2, 8, 8), noise(clips, 2, 8, 8), "the next frames"),
+        RollOut(truth=noise(clips, 8, 8, 8), drawn=noise(clips, 8, 8, 8), context=4),
     )
+
+
+def drawings() -> Drawings:
+    found = pictures().drawings
+    assert found is not None
+    return found
+
+
+def rollout() -> RollOut:
+    found = pictures().rollout
+    assert found is not None
+    return found
 
 
 def row(step: int) -> dict[str, Any]:
@@ -175,17 +182,33 @@ def test_images_of_the_page_can_be_opened(run: Path) -> None:
     assert [image.format for image in opened].count("PNG") == 6
 
 
+def test_a_method_that_draws_nothing_has_a_page_of_features(run: Path, tmp_path: Path) -> None:
+    features = Pictures(pictures().features)
+    page = write_report(run, features).read_text()
+    assert "What the encoder tells apart" in page
+    assert "Roll-out" not in page
+    assert "three rows" not in page
+    assert {file.name for file in save_figures(run, features, tmp_path / "figures")} == {"curves.png", "features.png"}
+
+
+def test_a_sheet_of_whole_clips_has_no_gaps() -> None:
+    shown = drawings()
+    whole = Drawings(shown.masked_input, shown.masked_input, shown.masked_input, "all of it")
+    assert not (drawing_sheet(whole, 0, side=32)[:32, 1] == CLEAR).all(axis=-1).any()
+    assert (drawing_sheet(whole, 0, side=32)[34 + 1, 1] == shown.masked_input[0, 0, 0, 0]).all()
+
+
 def test_a_sheet_shows_the_pixels_it_was_given() -> None:
-    shown = pictures()
-    sheet = next_frame_sheet(shown, 1, side=32)
+    shown = drawings()
+    sheet = drawing_sheet(shown, 1, side=32)
     assert sheet.shape == (3 * 32 + 2 * 2, 4 * 32 + 3 * 2, 3)
     assert (sheet[2, 2] == shown.masked_input[1, 0, 1, 1]).all()
-    assert (sheet[34 + 1, 2 * 34 + 1] == shown.generated[1, 0, 0, 0]).all()
+    assert (sheet[34 + 1, 2 * 34 + 1] == shown.drawn[1, 0, 0, 0]).all()
     assert (sheet[68 + 1, 3 * 34 + 1] == shown.truth[1, 1, 0, 0]).all()
 
 
 def test_places_without_a_picture_are_transparent() -> None:
-    sheet = next_frame_sheet(pictures(), 0, side=32)
+    sheet = drawing_sheet(drawings(), 0, side=32)
     assert (sheet[40, 2] == CLEAR).all()
     alpha = np.asarray(Image.open(io.BytesIO(png(sheet))))[..., 3]
     assert alpha[40, 2] == 0
@@ -193,7 +216,7 @@ def test_places_without_a_picture_are_transparent() -> None:
 
 
 def test_the_film_has_a_picture_a_frame_and_marks_what_is_drawn() -> None:
-    film = roll_out_film(pictures(), side=16, columns=2)
+    film = roll_out_film(rollout(), side=16, columns=2)
     moving = Image.open(io.BytesIO(gif(film)))
     assert moving.n_frames == 8
     marked = [(picture == DRAWN_BORDER).all(axis=-1).any() for picture in film]

@@ -1,0 +1,76 @@
+"""``nextvid doctor RUN``: is the run sound?"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from nextvid.config import differences
+from nextvid.doctor import curves, material, rows, saved
+from nextvid.doctor.check import Check, guarded, some
+from nextvid.doctor.subject import Subject, open_subject
+
+
+def examine_run(run: Path) -> list[Check]:
+    """What stands in a run's folder and how it stands; nothing is written.
+
+    Every checkpoint is read whole. Raises ``UserError`` where there is no such folder.
+    """
+    subject = open_subject(run)
+    log = rows.read_log(run)
+    examined: list[tuple[str, Callable[[], Check]]] = [
+        ("recipe", partial(check_recipe, subject)),
+        ("in use", partial(check_use, subject)),
+        ("checkpoints", partial(saved.check_checkpoints, subject)),
+        ("progress", partial(check_progress, subject)),
+        ("encoder", partial(saved.check_encoder, subject)),
+        ("rows", partial(rows.check_rows, subject, log)),
+        ("numbers", partial(rows.check_numbers, subject, log)),
+        ("learning rates", partial(rows.check_rates, subject, log)),
+        ("losses", partial(curves.check_losses, log.rows)),
+        ("features", partial(curves.check_features, log.rows)),
+        ("skill", partial(curves.check_skill, log.rows)),
+        ("gradients", partial(curves.check_gradients, log.rows)),
+        ("speed", partial(curves.check_speed, log.rows)),
+        ("footage", partial(material.check_footage, run)),
+        ("disk", partial(saved.check_space, subject)),
+    ]
+    return [guarded(name, examine) for name, examine in examined]
+
+
+def check_recipe(subject: Subject) -> Check:
+    """Is the recipe there, and can it be read?"""
+    if subject.recipe is None:
+        mend = "put recipe.yaml back as the run wrote it; without it the folder is no run, and nothing can go on"
+        return Check("recipe", "wrong", subject.recipe_problem or "", mend)
+    stages = len(subject.recipe.stages)
+    found = f"{subject.recipe.name}: {subject.recipe.steps} steps in {stages} stage{'s' * (stages != 1)}"
+    stored = yaml.safe_load((subject.path / "recipe.yaml").read_text())
+    changed = differences(stored, subject.recipe.model_dump(mode="json"))
+    if changed:
+        found += f"; it is not as this nextvid would write it: {some(changed)}"
+        mend = (
+            "to go on, use the nextvid that began the run (environment.json), and undo changes by hand; else it refuses"
+        )
+        return Check("recipe", "note", found, mend)
+    return Check("recipe", "ok", found)
+
+
+def check_use(subject: Subject) -> Check:
+    """Does another process use the run?"""
+    if subject.running:
+        return Check("in use", "note", "running now: another process holds the folder, and files may change")
+    return Check("in use", "ok", "no process uses the run")
+
+
+def check_progress(subject: Subject) -> Check:
+    """How far is the run, and how does it go on?"""
+    if subject.recipe is None:
+        return Check("progress", "note", f"step {subject.step} of an unknown number, for there is no readable recipe")
+    found = f"step {subject.step} of {subject.recipe.steps} is saved"
+    if subject.finished:
+        return Check("progress", "ok", f"{found}: finished")
+    if subject.running:
+        return Check("progress", "ok", f"{found}, and the run goes on now")
+    return Check("progress", "note", f"{found}: not finished", f"it goes on with {subject.command}")

@@ -1,0 +1,103 @@
+"""The typed settings that a recipe is made of."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from nextvid.masking import MaskConfig, TubeConfig
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """A frozen settings object that knows all its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceConfig(Strict):
+    """Footage: a ``path`` (folder, file or glob), or a ``builtin`` by name; drawn in proportion to ``weight``."""
+
+    path: str | None = None
+    builtin: str | None = None
+    level: str | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "SourceConfig":
+        if (self.path is None) == (self.builtin is None):
+            raise ValueError("a source needs either a path (a folder, file or glob) or the name of a builtin, not both")
+        if self.level is not None and self.builtin is None:
+            raise ValueError("only a builtin source has levels")
+        return self
+
+
+class AugmentationConfig(Strict):
+    """Random crops: their share of the picture's area, their aspect ratio, and how often they are mirrored."""
+
+    crop_scale: tuple[Fraction, Fraction] = (0.3, 1.0)
+    crop_aspect: tuple[float, float] = (0.75, 1.35)
+    flip: Fraction = 0.5
+
+
+class DataConfig(Strict):
+    """Where clips come from and how they are read."""
+
+    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    augmentation: AugmentationConfig = AugmentationConfig()
+    decoder: Literal["auto", "pyav", "torchcodec"] = "pyav"
+    workers: Annotated[int, Field(ge=0)] = 1
+
+
+def _kind_of_mask(value: Any) -> str:
+    tube = "ratio" in value if isinstance(value, dict) else isinstance(value, TubeConfig)
+    return "TubeConfig" if tube else "MaskConfig"
+
+
+AnyMask = Annotated[
+    Annotated[MaskConfig, Tag("MaskConfig")] | Annotated[TubeConfig, Tag("TubeConfig")], Discriminator(_kind_of_mask)
+]
+
+
+class StageConfig(Strict):
+    """One part of the schedule; learning rates and loss weights go in a straight line from start to end.
+
+    The last four before ``sources`` are there for methods that use them; what a recipe leaves out comes from its objective
+    (:attr:`nextvid.objectives.protocol.ObjectiveConfig.stage_defaults`).
+    """
+
+    name: str
+    steps: Positive
+    batch: Positive
+    frames: Positive
+    fps: Annotated[float, Field(gt=0)]
+    size: Positive
+    lr: dict[str, tuple[NonNegative, NonNegative]]
+    masks: Annotated[list[AnyMask], Field(min_length=1)] | None = None
+    weights: dict[str, tuple[NonNegative, NonNegative]] | None = None
+    draws: Positive | None = None
+    ema: Fraction | None = None
+    sources: list[SourceConfig] | None = None
+
+    @field_validator("lr", "weights", mode="before")
+    @classmethod
+    def _constant_or_line(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: (v, v) if isinstance(v, int | float) else v for key, v in value.items()}
+
+
+class TrainingConfig(Strict):
+    """The optimiser, the checkpoints and what is logged."""
+
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    weight_decay: NonNegative = 0.04
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
+    checkpoint_every: Positive = 500
+    keep_checkpoints: Positive = 2
+    log_every: Positive = 10
