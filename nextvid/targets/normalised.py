@@ -10,7 +10,7 @@ from nextvid.models.encoder import FrameTensor, patchify, unpatchify
 
 SMALLEST_DEVIATION = 1e-6
 Patches = Float[Tensor, "batch latent_frames places values"]
-Statistic = Float[Tensor, "batch latent_frames places tubelet_1 3 values_1"]
+Statistic = Float[Tensor, "batch latent_frames places 1 3 1"]
 
 
 @dataclass(frozen=True)
@@ -40,5 +40,5 @@ def restored_frames(
     return unpatchify(colours.flatten(3), patch, tubelet, height, width) * 2 - 1
 
 
-def _by_colour(patches: Patches, tubelet: int) -> Float[Tensor, "batch latent_frames places tubelet 3 values"]:
+def _by_colour(patches: Patches, tubelet: int) -> Float[Tensor, "batch latent_frames places tubelet 3 pixels"]:
     return patches.unflatten(-1, (tubelet, 3, -1))
