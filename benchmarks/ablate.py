@@ -23,27 +23,18 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from nextvid.config import Recipe, load_recipe
 from nextvid.data import benchmarks
 from nextvid.data.clip import ClipSpec
-from nextvid.data.loader import Batch
 from nextvid.evaluation.benchmark import random_encoder
 from nextvid.evaluation.features import Encode, RenderedClips, features, render
 from nextvid.evaluation.generation import draw_next_frames, figures, load_drawing
 from nextvid.evaluation.probe import ProbeConfig, fit_probe, wilson
 from nextvid.inference.load import load
-from nextvid.training.loop import build_trainer, pretrain, train_step
+from nextvid.training.compute import total_flops, with_flops
+from nextvid.training.loop import pretrain
 
-ATEN = torch.ops.aten
-CPU_ATTENTION = {
-    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(
-        grad, q, k, v
-    ),
-}
-"""What torch's counter lacks: it takes attention on a CPU for free."""
 TRAIN_CLIPS, HELD_OUT = 4000, 0.375
 DRAWN, DRAWN_FROM = 50, 10_000
 """Clips that are drawn, and the number of the first: none that a probe reads."""
@@ -77,7 +68,7 @@ def run_row(name: str, overrides: list[str], seed: int, arguments: argparse.Name
     folder = arguments.out / f"{name}-{seed}".replace(" ", "_").replace("/", "-")
     started = time.monotonic()
     pretrain(recipe, folder, console=Console(quiet=True))
-    row: dict[str, Any] = {"steps": recipe.steps, "flops_a_step": step_flops(recipe)}
+    row: dict[str, Any] = {"steps": recipe.steps, "flops": total_flops(recipe)}
     row["seconds"] = time.monotonic() - started
     row["last"] = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     row["probe"] = _read(load(folder), recipe, arguments.benchmarks)
@@ -90,26 +81,8 @@ def run_row(name: str, overrides: list[str], seed: int, arguments: argparse.Name
 def _with_steps(arguments: argparse.Namespace, overrides: list[str]) -> Recipe:
     """The row's recipe with as many steps as ``--steps`` of the bare recipe cost."""
     bare, row = load_recipe(arguments.recipe), load_recipe(arguments.recipe, overrides)
-    steps = round(arguments.steps * step_flops(bare) / step_flops(row))
-    longest = _longest_stage(row)
-    main_steps = steps - (row.steps - row.stages[longest].steps)
-    if main_steps < 1:
-        raise SystemExit(f"--steps {arguments.steps} leaves none for the longest stage of recipe '{row.name}'")
-    return load_recipe(arguments.recipe, [*overrides, f"stages.{longest}.steps={main_steps}"])
-
-
-def _longest_stage(recipe: Recipe) -> int:
-    return max(range(len(recipe.stages)), key=lambda number: recipe.stages[number].steps)
-
-
-def step_flops(recipe: Recipe) -> int:
-    """Floating-point operations of matrix products and attention in one step of the recipe's longest stage."""
-    stage = recipe.stages[_longest_stage(recipe)].model_copy(update={"steps": 1})
-    one_step = recipe.model_copy(update={"stages": [stage]})
-    frames = torch.zeros(stage.batch, stage.frames, 3, stage.size, stage.size, dtype=torch.uint8)
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-        train_step(build_trainer(one_step), Batch(frames, list(range(stage.batch))))
-    return counter.get_total_flops()
+    a_step = total_flops(bare) / bare.steps
+    return with_flops(row, round(arguments.steps * a_step))
 
 
 def _read(encode: Encode, recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:

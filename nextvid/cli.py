@@ -20,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+bench_app = typer.Typer(help="Measure speed.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else on standard output.")]
 
 
@@ -30,17 +32,23 @@ def pretrain(
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<recipe>.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps in all.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
+    flops_of: Annotated[
+        str | None, typer.Option(help="Lengthen the longest stage to cost what this recipe or run costs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Pretrain an encoder; the same command on the same folder goes on where it stopped.
 
     Example: nextvid pretrain recipes/tiny.yaml data.sources='[{path: my_videos, weight: 1.0}]' --out runs/mine
     """
-    from nextvid.config import load_recipe  # noqa: PLC0415
+    from nextvid.config import load_recipe, recipe_of  # noqa: PLC0415
     from nextvid.evaluation.show import report_run  # noqa: PLC0415
     from nextvid.training import loop  # noqa: PLC0415
+    from nextvid.training.compute import total_flops, with_flops  # noqa: PLC0415
 
     chosen = load_recipe(recipe, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
+    if flops_of is not None:
+        chosen = with_flops(chosen, total_flops(recipe_of(flops_of)))
     console = Console(stderr=as_json)
     folder = out or Path("runs") / chosen.name
     _print(loop.pretrain(chosen, folder, steps, console), as_json)
@@ -104,6 +112,30 @@ def doctor(
     _print(found, as_json)
     if not found["sound"]:
         raise typer.Exit(UNSOUND)
+
+
+@bench_app.command()
+def step(
+    recipe: Annotated[str, typer.Argument(help="A recipe's YAML file, or the name of a packaged one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, on top of the recipe.")] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Timed steps, once without and once with a clock at every part.")
+    ] = 20,
+    stage: Annotated[str | None, typer.Option(help="A stage of the recipe; by default its longest.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Where a training step's time goes, its floating-point operations, and the share of this machine's peak.
+
+    Example: nextvid bench step tiny training.threads=1
+    """
+    from nextvid.config import load_recipe  # noqa: PLC0415
+    from nextvid.training.profile import profile_step, table_of  # noqa: PLC0415
+
+    console = Console(stderr=as_json)
+    figures = profile_step(load_recipe(recipe, overrides), steps, stage, console, out)
+    console.print(table_of(figures))
+    _print(figures, as_json)
 
 
 def _print(figures: dict[str, Any], as_json: bool) -> None:

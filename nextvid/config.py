@@ -138,6 +138,12 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     return parse_recipe(raw, str(file))
 
 
+def recipe_of(origin: str | Path) -> Recipe:
+    """The recipe of a run's folder, a file or a packaged name. Raises ``UserError`` where it is none of them."""
+    stored = Path(origin) / "recipe.yaml"
+    return load_recipe(stored if stored.is_file() else origin)
+
+
 def parse_recipe(raw: dict[str, Any], where: str) -> Recipe:
     """A recipe from its mapping; ``where`` names it in the error."""
     try:

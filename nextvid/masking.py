@@ -58,8 +58,8 @@ def draw_hidden(config: MaskConfig, draw: np.random.Generator, height: int, widt
     """The union of the blocks on a ``height`` x ``width`` patch grid; all blocks of a sample have one shape."""
     aspect = draw.uniform(*config.aspect)
     area = config.scale * height * width
-    h = int(np.clip(round(np.sqrt(area * aspect)), 1, height))
-    w = int(np.clip(round(np.sqrt(area / aspect)), 1, width))
+    h = min(max(round(math.sqrt(area * aspect)), 1), height)
+    w = min(max(round(math.sqrt(area / aspect)), 1), width)
     hidden = np.zeros((height, width), dtype=bool)
     tops = draw.integers(0, height - h + 1, config.blocks)
     lefts = draw.integers(0, width - w + 1, config.blocks)

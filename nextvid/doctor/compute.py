@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,17 +165,14 @@ def judge_arithmetic(one: float, every: float, threads: int, ratio: float) -> Ch
 
 
 def _rate(threads: int) -> float:
-    """GFLOP/s of the best of three products of large square float32 matrices with so many threads."""
+    """GFLOP/s of large float32 products with so many threads."""
     import torch  # noqa: PLC0415
+
+    from nextvid.training.device import matmul_peak  # noqa: PLC0415
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        matrix, seconds = torch.ones(SIDE, SIDE), []
-        for _ in range(3):
-            started = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - started)
+        return matmul_peak(torch.device("cpu"), "float32", products=3) / 1e9
     finally:
         torch.set_num_threads(before)
-    return 2 * SIDE**3 / min(seconds) / 1e9

@@ -17,6 +17,9 @@ from torch import Tensor
 Pattern = Literal["frame_causal", "full", "token_causal"]
 Backend = Literal["auto", "frames", "mask", "flex"]
 
+SHORT = 2**15
+"""Up to so many pairs of query and key one masked call is faster on a CPU than one call a frame, though it computes all."""
+
 Heads = Float[Tensor, "batch heads queries head_width"]
 Keys = Float[Tensor, "batch heads keys head_width"]
 
@@ -44,12 +47,12 @@ def attend(
     if pattern == "full" or query_frames == 1:
         return nn.scaled_dot_product_attention(q, k, v)
     if backend == "auto":
-        backend = "flex" if q.is_cuda else "frames"
+        backend = "flex" if q.is_cuda else "mask" if q.shape[2] * k.shape[2] <= SHORT else "frames"
     if backend == "frames":
         return _attend_frame_by_frame(q, k, v, query_frames, key_frames)
     if backend == "mask":
-        mask = frame_causal_mask(query_frames, key_frames, q.shape[2], k.shape[2], q.device)
-        return nn.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        added = _additive_mask(query_frames, key_frames, q.shape[2], k.shape[2], q.device, q.dtype)
+        return nn.scaled_dot_product_attention(q, k, v, attn_mask=added)
     return _attend_flex(q, k, v, query_frames, key_frames)
 
 
@@ -69,6 +72,16 @@ def frame_causal_mask(
     query_frame = torch.arange(queries, device=device) // (queries // query_frames) + key_frames - query_frames
     key_frame = torch.arange(keys, device=device) // (keys // key_frames)
     return key_frame[None, :] <= query_frame[:, None]
+
+
+@lru_cache(maxsize=64)
+def _additive_mask(
+    query_frames: int, key_frames: int, queries: int, keys: int, device: torch.device, dtype: torch.dtype
+) -> Float[Tensor, "queries keys"]:
+    """0 where a query may read a key, else minus infinity: attention would make it of the boolean mask in every call."""
+    with torch.inference_mode(False):  # what inference mode makes cannot be used in training later
+        seen = frame_causal_mask(query_frames, key_frames, queries, keys, device)
+        return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
 
 
 def _attend_frame_by_frame(q: Heads, k: Keys, v: Keys, query_frames: int, key_frames: int) -> Heads:

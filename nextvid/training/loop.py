@@ -29,6 +29,7 @@ from nextvid.training.checkpoint import (
     remove_leftovers,
     save_checkpoint,
 )
+from nextvid.training.clock import Clock, timed
 from nextvid.training.device import device_of, warn_of_slow_half
 from nextvid.training.display import Display
 from nextvid.training.footage import BrokenFiles, build_mixtures, keep_file_lists
@@ -78,7 +79,7 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
         start_from(trainer.objective, recipe, recipe.init)
         console.print(f"starting from the weights of {recipe.init}", highlight=False)
     elif trainer.progress.step == 0:
-        trainer.objective.before_training(_first_clips(trainer, mixtures[0]))
+        trainer.objective.before_training(first_clips(trainer, mixtures[0]))
     else:
         # A run that was killed between its checkpoint and its export has an older encoder beside it, or none.
         run.export_encoder(trainer.objective, recipe, trainer.progress.step)
@@ -113,7 +114,7 @@ def _train(trainer: Trainer, run: Run, mixtures: list[Mixture], end: int, stop: 
     recipe, progress = trainer.recipe, trainer.progress
     board = SummaryWriter(str(run.path / "tensorboard"), purge_step=progress.step + 1)
     broken = BrokenFiles(run.path, console)
-    plans = [_plan(trainer.schedule, step) for step in range(progress.step, end)]
+    plans = [plan_of(trainer.schedule, step) for step in range(progress.step, end)]
     started = time.monotonic() - progress.seconds
     with Display(console, end, progress.step) as display:
         stream = batches(mixtures, plans, recipe.data.workers, recipe.seed)
@@ -139,15 +140,26 @@ def _train(trainer: Trainer, run: Run, mixtures: list[Mixture], end: int, stop: 
     board.close()
 
 
-def train_step(trainer: Trainer, batch: Batch) -> tuple[Losses, float]:
+def train_step(trainer: Trainer, batch: Batch, clock: Clock | None = None) -> tuple[Losses, float]:
     """One step: forward, backward, clip, update, moving average. Returns the losses and the gradient norm."""
     objective, schedule, step = trainer.objective, trainer.schedule, trainer.progress.step
     objective.begin_stage(schedule.stage_of(step))
-    batch = replace(batch, frames=batch.frames.to(trainer.device, non_blocking=True))
-    with _autocast(trainer):
+    with timed(clock, "forward"), _autocast(trainer):
+        batch = replace(batch, frames=batch.frames.to(trainer.device, non_blocking=True))
         losses = objective(batch, {name: float(values[step]) for name, values in schedule.weights.items()})
-    trainer.optimiser.zero_grad(set_to_none=True)
-    losses.total.backward()
+    with timed(clock, "backward"):
+        trainer.optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+    with timed(clock, "optimiser"):
+        norm = _update(trainer, losses)
+    with timed(clock, "EMA"):
+        objective.after_step(step)
+    return losses, norm
+
+
+def _update(trainer: Trainer, losses: Losses) -> float:
+    """Clip and step. Returns the gradient norm before clipping; raises ``UserError`` where it is not finite."""
+    step = trainer.progress.step
     parameters = [p for group in trainer.optimiser.param_groups for p in group["params"]]
     norm = float(nn.utils.clip_grad_norm_(parameters, trainer.recipe.training.clip_norm))
     if not math.isfinite(norm):
@@ -155,13 +167,13 @@ def train_step(trainer: Trainer, batch: Batch) -> tuple[Losses, float]:
             f"the gradient of step {step} is not finite (loss {losses.total.item()}); the last checkpoint is untouched. "
             "Lower the learning rates or set training.precision=float32"
         )
-    set_learning_rates(trainer.optimiser, {part: float(values[step]) for part, values in schedule.lr.items()})
+    set_learning_rates(trainer.optimiser, {part: float(values[step]) for part, values in trainer.schedule.lr.items()})
     trainer.optimiser.step()
-    objective.after_step(step)
-    return losses, norm
+    return norm
 
 
-def _plan(schedule: Schedule, step: int) -> BatchPlan:
+def plan_of(schedule: Schedule, step: int) -> BatchPlan:
+    """The batch of a step."""
     stage = schedule.stage_of(step)
     return BatchPlan(
         first_number=int(schedule.first_sample[step]),
@@ -173,8 +185,9 @@ def _plan(schedule: Schedule, step: int) -> BatchPlan:
     )
 
 
-def _first_clips(trainer: Trainer, mixture: Mixture) -> Batch:
-    plan = replace(_plan(trainer.schedule, 0), batch=STATISTICS_CLIPS)
+def first_clips(trainer: Trainer, mixture: Mixture) -> Batch:
+    """Clips that an objective may measure before its first step."""
+    plan = replace(plan_of(trainer.schedule, 0), batch=STATISTICS_CLIPS)
     batch = make_batch(mixture, plan)
     return replace(batch, frames=batch.frames.to(trainer.device))
 

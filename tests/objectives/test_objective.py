@@ -105,7 +105,7 @@ def test_draws_share_one_prediction_and_masks_one_reference() -> None:
     for name in ("predictor", "reference", "decoder"):
         getattr(model, name).register_forward_hook(lambda *_, name=name: calls.update([name]))
     model(make_batch(CASE), WEIGHTS)
-    assert calls == {"predictor": 2, "reference": 1, "decoder": 2}
+    assert calls == {"predictor": 2, "reference": 1, "decoder": 1}
 
 
 def test_a_loss_without_weight_is_not_computed() -> None:
@@ -187,7 +187,7 @@ def test_regression_draws_the_target_at_once() -> None:
     z = model.predict(clip, model.draw_visible(clip, MASKS[0], [1, 2, 3, 4], 0))
     h1 = model.target.encode(clip)[:, 1:]
     drawn = model.sample(z, CASE.grid, [1, 2, 3, 4])
-    loss = model.generation_loss(z, h1, CASE.grid, [1, 2, 3, 4], 0)
+    loss = model.generation_loss([z], h1, CASE.grid, [1, 2, 3, 4])
     assert loss.item() == pytest.approx((drawn - h1).square().mean().item(), rel=1e-5)
     assert torch.equal(drawn, model.sample(z, CASE.grid, [5, 6, 7, 8]))
 
@@ -199,7 +199,7 @@ def test_the_clean_prediction_switch_changes_the_loss_and_the_sampler() -> None:
     h1 = velocity.target.encode(clip)[:, 1:]
     tau, h0 = clean._draw_flow(h1, keys, 0)
     output = clean.decoder(noisy_latents(h1, h0, tau), z, tau, *CASE.grid)
-    assert torch.equal(clean.generation_loss(z, h1, CASE.grid, keys, 0), flow_loss(output, h1, h0, tau, "clean"))
+    assert torch.equal(clean.generation_loss([z], h1, CASE.grid, keys), flow_loss(output, h1, h0, tau, "clean"))
     assert not torch.equal(clean.sample(z, CASE.grid, keys, 2), velocity.sample(z, CASE.grid, keys, 2))
 
 
