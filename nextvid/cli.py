@@ -95,6 +95,31 @@ def demo(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Runs' folders, or nextvid-tiny: two or more.")],
+    benchmark: Annotated[str | None, typer.Option(help="Probe what was not probed yet on this benchmark.")] = None,
+    level: Annotated[str | None, typer.Option(help="A level of the benchmark; by default its first.")] = None,
+    train_clips: Annotated[int | None, typer.Option(min=20, help="By default the benchmark's length.")] = None,
+    test_clips: Annotated[int | None, typer.Option(min=1, help="By default the benchmark's length.")] = None,
+    out: Annotated[Path, typer.Option(help="The page; its figures go beside it as JSON.")] = Path("compare.html"),
+    as_json: Json = False,
+) -> None:
+    """Runs side by side: what each has cost, what a probe reads from it, how it went, and in what the recipes differ.
+
+    Example: nextvid compare runs/tiny runs/videomae-tiny --benchmark moving-sprites
+    """
+    from nextvid.comparison import compare_runs, table_of  # noqa: PLC0415
+
+    console = Console(stderr=as_json)
+    found = compare_runs(runs, benchmark, level, train_clips, test_clips, out, console)
+    console.print(table_of(found))
+    for remark in found["remarks"]:
+        console.print(f"· {remark}", highlight=False, markup=False)
+    console.print(f"page: {out}", highlight=False)
+    _print(found, as_json)
+
+
+@app.command()
 def doctor(
     run: Annotated[Path | None, typer.Argument(help="A run's folder; without one, this machine.")] = None,
     folder: Annotated[Path, typer.Option(help="Where runs are to go: its disk is examined.")] = Path(),

@@ -11,7 +11,7 @@ from nextvid.errors import UserError
 from nextvid.evaluation.benchmark import check_task, measure, prepare
 from nextvid.evaluation.probe import ProbeConfig
 from nextvid.files import replace_json
-from nextvid.inference.load import load
+from nextvid.inference.load import LoadedEncoder, load
 from nextvid.inference.released import is_released
 
 FORMAT_VERSION = 1
@@ -32,18 +32,24 @@ def probe_run(
     if weights not in (None, "ema", "online"):
         raise UserError(f"--weights is ema or online, not '{weights}'")
     encoder = load(run, cast(Literal["ema", "online"] | None, weights))
-    weights = encoder.settings["loaded"]
     clip = encoder.settings["clip"]
     spec = ClipSpec(clip["frames"], clip["fps"], clip["size"])
     config = ProbeConfig(standardise=standardise)
     measurement = prepare(benchmark, level, spec, train_clips, test_clips, config)
     task = check_task(measurement, task)
-    found = measure(encoder, encoder.encoder.config, measurement, [task])[task]
-    found = {"format_version": FORMAT_VERSION, "step": encoder.settings["step"], "weights": weights, **found}
+    found = keep_probe(run, encoder, measure(encoder, encoder.encoder.config, measurement, [task])[task])
+    console.print(table_of({task: found}))
+    return found
+
+
+def keep_probe(run: str, encoder: LoadedEncoder, figures: dict[str, Any]) -> dict[str, Any]:
+    """``figures`` with the encoder's step and weights, also written beside the weights of a run (not of a released encoder)."""
+    weights = encoder.settings["loaded"]
+    found = {"format_version": FORMAT_VERSION, "step": encoder.settings["step"], "weights": weights, **figures}
     if not is_released(run):
         folder = Path(run) if Path(run).is_dir() else Path(run).parent
-        replace_json(folder / f"probe_{benchmark}_{measurement.level}_{task}_{weights}.json", found)
-    console.print(table_of({task: found}))
+        name = "_".join((found["benchmark"], found["level"], found["task"], weights))
+        replace_json(folder / f"probe_{name}.json", found)
     return found
 
 

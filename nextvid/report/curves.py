@@ -2,15 +2,17 @@
 
 import io
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, LINE, GRID = "#808890", "#d6542b", "#80889040"
-PART_COLOURS = ("#d6542b", "#2b7fd6", "#3f9b57", "#9b59b6")
+COLOURS = ("#d6542b", "#2b7fd6", "#3f9b57", "#9b59b6", "#c49a1a", "#1aa6a6", "#808890")
 SMOOTHING_ROWS = 9
 OUTSIDE = 0.01
 
@@ -32,6 +34,46 @@ def panels(rows: list[dict[str, Any]]) -> list[Figure]:
 def curves(rows: list[dict[str, Any]], columns: int = 2) -> Figure:
     """All panels in one figure: each row faint, a running mean on top, and stages apart by thin lines."""
     return _figure(rows, _present(rows), columns)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run of several in a figure: its rows, where each stands on the axis of what was spent, and its colour."""
+
+    rows: list[dict[str, Any]]
+    spent: Float[np.ndarray, " rows"]
+    colour: str
+
+
+def overlay(lines: list[Line]) -> list[Figure]:
+    """A figure for every quantity that any of the runs has, all runs in it, over the operations spent (10^12)."""
+    titles = dict(entry for line in lines for entry in _present(line.rows))
+    return [_overlaid(lines, key, title) for key, title in titles.items()]
+
+
+def _overlaid(lines: list[Line], key: str, title: str) -> Figure:
+    figure = Figure(figsize=(4.6, 2.3), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    _dress(axes, title)
+    for line in lines:
+        rows = [(spent, row) for spent, row in zip(line.spent / 1e12, line.rows, strict=True) if key in row]
+        if rows:
+            values = np.array([_encoder_rate(row[key]) for _, row in rows], dtype=float)
+            spent = [at for at, _ in rows]
+            axes.plot(spent, values, color=line.colour, linewidth=0.6, alpha=0.25)
+            axes.plot(spent, running_mean(values), color=line.colour, linewidth=1.6)
+    if key.endswith(SKILL):
+        axes.axhline(0, color=INK, linewidth=0.8)
+    if key == "grad_norm":
+        axes.set_yscale("log")
+    axes.set_xlabel("TFLOP", fontsize=8, color=INK)
+    return figure
+
+
+def _encoder_rate(value: Any) -> float:
+    """Of a learning rate by part that of the encoder, which every method has."""
+    return float(value["encoder"] if isinstance(value, dict) else value)
 
 
 def svg(figure: Figure) -> str:
@@ -97,7 +139,7 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
 def _draw_rates(axes: Axes, rows: list[dict[str, Any]]) -> None:
     rows = [row for row in rows if "lr" in row]
     parts = list(rows[0]["lr"])
-    for part, colour, width in zip(parts, PART_COLOURS, (3.6, 2.4, 1.2, 0.8), strict=False):
+    for part, colour, width in zip(parts, COLOURS, (3.6, 2.4, 1.2, 0.8), strict=False):
         axes.plot(
             [row["step"] for row in rows], [row["lr"][part] for row in rows], color=colour, label=part, linewidth=width
         )

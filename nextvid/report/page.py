@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
@@ -17,8 +16,8 @@ from nextvid.report import pictures as draw
 from nextvid.report.curves import curves, panels, svg
 from nextvid.report.pictures import Pictures, RollOut
 from nextvid.report.tables import generation_rows, probe_rows, setting_rows, stage_rows
+from nextvid.report.template import template
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
 FORMAT_VERSION = 1
 
 
@@ -32,7 +31,7 @@ def write_report(run: Path, pictures: Pictures | None = None) -> Path:
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     metrics, environment = _json(run / "metrics.json"), _json(run / "environment.json")
     rows = read_rows(run)
-    text = _template().render(
+    text = template("page.html.j2").render(
         format_version=FORMAT_VERSION,
         name=recipe["name"],
         method=recipe["objective"]["name"],
@@ -113,11 +112,6 @@ def _where_drawn(generation: dict[str, Any]) -> str:
     if "benchmark" in generation:
         return f"{generation['model']} on {generation['benchmark']}, {generation['level']}, test clips"
     return str(generation.get("footage", "Clips of the run's own sources"))
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text())
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -51,11 +51,12 @@ def probe_rows(probe: dict[str, Any]) -> ProbeTable | None:
         for name, found in probe.items()
     ]
     scores = [{"this": found, **found, **found["baselines"]} for found in probe.values()]
-    rows = [(title, [_cell(column.get(key)) for column in scores]) for key, title in ENCODERS.items()]
+    rows = [(title, [cell(column.get(key)) for column in scores]) for key, title in ENCODERS.items()]
     return ProbeTable(tasks, [row for row in rows if any(row[1])])
 
 
-def _cell(score: dict[str, Any] | None) -> Cell | None:
+def cell(score: dict[str, Any] | None) -> Cell | None:
+    """A probe's figures as a cell; None stays None."""
     if score is None:
         return None
     low, high = score["ci95"]

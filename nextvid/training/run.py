@@ -18,6 +18,7 @@ from nextvid.config import Recipe, differences, save_recipe
 from nextvid.errors import UserError
 from nextvid.files import replace_file, replace_json
 from nextvid.objectives.protocol import Objective
+from nextvid.training.device import processor_name
 
 FORMAT_VERSION = 1
 
@@ -73,7 +74,7 @@ class Run:
                 "format_version": FORMAT_VERSION,
                 "python": platform.python_version(),
                 "platform": platform.platform(),
-                "processor": platform.machine(),
+                "processor": processor_name(),
                 "cores": os.cpu_count(),
                 "threads": torch.get_num_threads(),
                 "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,

@@ -1,0 +1,128 @@
+"""One run as a comparison sees it: its recipe, its rows, what it has cost so far, and the probes beside it."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from nextvid.config import Recipe, load_recipe
+from nextvid.errors import UserError
+from nextvid.inference.released import find_released, is_released
+from nextvid.report.page import read_rows
+from nextvid.training.compute import cumulative_flops
+
+
+@dataclass
+class Subject:
+    """``flops[s]``: operations of all steps up to ``s + 1``. ``probes``: figures by ``benchmark/level/task``."""
+
+    name: str
+    origin: str
+    folder: Path
+    recipe: Recipe
+    rows: list[dict[str, Any]]
+    flops: Float[np.ndarray, " steps"]
+    pretrain: dict[str, Any]
+    environment: dict[str, Any]
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """Steps done, as far as the folder tells."""
+        return max([int(self.pretrain.get("steps", 0)), *(int(row["step"]) for row in self.rows[-1:])])
+
+    def figures(self) -> dict[str, Any]:
+        """What was spent, on what machine, and the last row's losses and health."""
+        last = self.rows[-1] if self.rows else {}
+        whole = self.pretrain if self.pretrain.get("steps") == self.step else {**last, **last.get("time", {})}
+        seconds = whole.get("seconds")
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "objective": self.recipe.objective.name,
+            "init": self.recipe.init,
+            "parameters": _parameters(self.recipe),
+            "steps": self.step,
+            "steps_of_recipe": self.recipe.steps,
+            "clips": whole.get("clips"),
+            "flops": float(self.flops[self.step - 1]) if self.step else 0.0,
+            "seconds": seconds,
+            "clips_per_second": whole["clips"] / seconds if seconds else None,
+            "machine": _machine(self.environment),
+            "last_row": {key: value for key, value in last.items() if key not in ("time", "stage", "step", "clips")},
+            "probes": self.probes,
+        }
+
+    def row_flops(self) -> Float[np.ndarray, " rows"]:
+        """Operations spent at every row."""
+        return self.flops[[int(row["step"]) - 1 for row in self.rows]]
+
+
+def open_subjects(origins: list[str]) -> list[Subject]:
+    """The runs' folders or released names, each under a name of its own.
+
+    Raises ``UserError`` where there are fewer than two, one is no run, or none of its steps is logged.
+    """
+    if len(origins) < 2:
+        raise UserError("nextvid compare takes two runs or more: nextvid compare runs/a runs/b")
+    folders = [find_released(origin).parent if is_released(origin) else Path(origin) for origin in origins]
+    return [_open(name, origin, folder) for name, origin, folder in zip(_names(folders), origins, folders, strict=True)]
+
+
+def _open(name: str, origin: str, folder: Path) -> Subject:
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder} is no run: it holds no recipe.yaml")
+    recipe = load_recipe(folder / "recipe.yaml")
+    metrics, rows = _json(folder / "metrics.json"), read_rows(folder)
+    subject = Subject(
+        name, origin, folder, recipe, rows, cumulative_flops(recipe).astype(float), metrics.get("pretrain", {}),
+        _json(folder / "environment.json"),
+    )  # fmt: skip
+    if not subject.step:
+        raise UserError(f"{folder} has no row in metrics.jsonl yet: nothing to compare; go on with nextvid pretrain")
+    found = [*metrics.get("probe", {}).values(), *(_json(file) for file in sorted(folder.glob("probe_*.json")))]
+    for probe in found:
+        if probe.get("weights", _exported(folder)) == _exported(folder):
+            subject.probes[probe_name(probe)] = probe
+    return subject
+
+
+def probe_name(probe: dict[str, Any]) -> str:
+    """``benchmark/level/task``."""
+    return f"{probe['benchmark']}/{probe['level']}/{probe['task']}"
+
+
+def _exported(folder: Path) -> str:
+    """The weights that ``nextvid.load`` gives by default."""
+    weights = _json(folder / "config.json").get("weights", ["ema"])
+    return "ema" if "ema" in weights else str(weights[0])
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """The folders' own names, with as many of those above as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"the same run is named twice: {', '.join(map(str, folders))}")
+
+
+def _parameters(recipe: Recipe) -> dict[str, int]:
+    with torch.device("meta"):
+        objective = recipe.objective.build(recipe.encoder)
+    return {name: sum(parameter.numel() for _, parameter in members) for name, members in objective.parts().items()}
+
+
+def _machine(environment: dict[str, Any]) -> str | None:
+    if not environment:
+        return None
+    return environment.get("accelerator") or f"{environment['processor']}, {environment['threads']} threads"
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}
