@@ -94,9 +94,52 @@ def test_a_folder_without_footage_is_named(
     assert "empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "probe", "demo"])
+def test_two_runs_of_one_cost_are_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "control.yaml"
+    stage = {**RECIPE["stages"][0], "lr": {"encoder": 1e-3, "decoder": 1e-3}}
+    other.write_text(yaml.safe_dump({**RECIPE, "objective": {"name": "videomae", "decoder": PART}, "stages": [stage]}))
+    runs = [tmp_path / "ours", tmp_path / "control"]
+    assert run(monkeypatch, "pretrain", recipe, "--out", runs[0]) == 0
+    assert run(monkeypatch, "pretrain", other, "--flops-of", runs[0], "--out", runs[1]) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "compare", *runs, "--out", tmp_path / "page.html", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in found["runs"]] == ["ours", "control"]
+    assert found["runs"][1]["compute"] == pytest.approx(1, abs=0.3)
+    assert found["runs"][1]["steps"] > 2
+    assert (tmp_path / "page.html").is_file()
+    assert run(monkeypatch, "compare", runs[0]) == 2
+
+
+def test_doctor_ends_with_1_where_a_run_is_unsound(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(monkeypatch, "pretrain", recipe, "--out", out) == 0
+    assert run(monkeypatch, "doctor", out) == 0
+    (out / "encoder.safetensors").write_bytes(b"nonsense")
+    capsys.readouterr()
+    assert run(monkeypatch, "doctor", out, "--json") == 1
+    checks = {check["name"]: check["state"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["encoder"] == "wrong"
+    assert run(monkeypatch, "doctor", tmp_path / "nowhere") == 2
+
+
+def test_a_step_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "step.json"
+    assert run(monkeypatch, "bench", "step", recipe, "--steps", 1, "--out", out, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads(out.read_text())
+    assert {"encoder", "reference", "predictor", "decoder", "backward"} <= found["parts"].keys()
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "probe", "demo", "compare", "doctor", "bench step"])
 def test_every_verb_helps_with_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
-    assert run(monkeypatch, verb, "--help") == 0
+    assert run(monkeypatch, *verb.split(), "--help") == 0
     assert f"Example: nextvid {verb}" in " ".join(capsys.readouterr().out.split())

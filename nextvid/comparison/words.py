@@ -21,7 +21,7 @@ def spent_rows(runs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _number(value: float | None) -> str:
+def _number(value: int | float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
