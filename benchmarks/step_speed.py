@@ -61,7 +61,11 @@ def _measure(before: Path, folder: Path, repeats: int, steps: int) -> dict[str, 
     loops: dict[str, list[float]] = {"before, as it was": [], "before, float32": [], "now, float32": []}
     parts: dict[str, list[dict[str, Any]]] = {"before": [], "now": []}
     for number in range(repeats):
-        runs = ((before, [], steps // 3), (before, FLOAT32, steps), (ROOT, FLOAT32, steps))
+        runs: tuple[tuple[Path, list[str], int], ...] = (
+            (before, [], steps // 3),
+            (before, FLOAT32, steps),
+            (ROOT, FLOAT32, steps),
+        )
         for (tree, overrides, count), (name, rates) in zip(runs, loops.items(), strict=True):
             rates.append(_loop(tree, recipe, overrides, folder / f"run-{number}-{name}", count))
             print(f"{name}: {rates[-1]:.1f} clips/s", flush=True)

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvid.masking import MaskConfig, draw_batch, draw_hidden, draw_visible, visible_count
+from nextvid.masking import MaskConfig, TubeConfig, draw_batch, draw_hidden, draw_visible, hidden_places, visible_count
 from nextvid.randomness import generator
 
 SHORT, LONG = MaskConfig(8, 0.15), MaskConfig(2, 0.7)
@@ -127,3 +128,46 @@ def test_no_blocks_hide_nothing(grid: tuple[int, int], key: int) -> None:
 def test_masks_that_cannot_be(wrong: dict) -> None:
     with pytest.raises(ValueError, match="a mask needs blocks"):
         MaskConfig(**wrong)
+
+
+# Tubes.
+
+
+@pytest.mark.parametrize(
+    ("ratio", "side", "kept"), [(0.9, 14, 20), (0.75, 14, 49), (0.9, 8, 7), (0.0, 4, 16), (0.99, 2, 1)]
+)
+def test_tubes_keep_what_their_authors_keep(ratio: float, side: int, kept: int) -> None:
+    assert visible_count(TubeConfig(ratio), side, side) == kept
+
+
+@given(ratio=st.floats(0, 1, exclude_max=True), grid=grids, key=st.integers(0, 2**40))
+def test_tubes_are_sorted_distinct_places(ratio: float, grid: tuple[int, int], key: int) -> None:
+    seen = draw_visible(TubeConfig(ratio), key, "mask 0", *grid)
+    assert len(seen) == visible_count(TubeConfig(ratio), *grid) >= 1
+    assert (np.diff(seen) > 0).all()
+    assert seen[0] >= 0
+    assert seen[-1] < math.prod(grid)
+
+
+def test_tubes_favour_no_place_and_no_neighbour() -> None:
+    mask, side, draws = TubeConfig(0.75), 4, 4000
+    seen = np.zeros((draws, side * side), dtype=bool)
+    for key in range(draws):
+        seen[key, draw_visible(mask, key, "mask 0", side, side)] = True
+    assert np.abs(seen.mean(axis=0) - 0.25).max() < 5 * math.sqrt(0.25 * 0.75 / draws)
+    together = (seen[:, 5] & seen[:, 6]).mean()
+    assert together == pytest.approx(4 * 3 / (16 * 15), abs=5 * math.sqrt(0.05 / draws))
+
+
+@given(kept=st.integers(1, 12), key=st.integers(0, 1000))
+def test_hidden_places_are_all_the_others(kept: int, key: int) -> None:
+    visible = draw_batch(TubeConfig(1 - kept / 12), [key, key + 1], "mask 0", 3, 4)
+    hidden = hidden_places(visible, 12)
+    assert torch.equal(torch.cat([visible, hidden], dim=1).sort(dim=1).values, torch.arange(12).expand(2, -1))
+    assert torch.equal(hidden, hidden.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 2.0])
+def test_an_impossible_ratio(ratio: float) -> None:
+    with pytest.raises(ValueError, match="must lie in"):
+        TubeConfig(ratio)

@@ -20,6 +20,10 @@ class Stream:
             raise ValueError(
                 f"only a frame-causal encoder can stream; this one's attention is '{encoder.config.attention}'"
             )
+        if encoder.config.positions != "rope":
+            raise ValueError(
+                f"only an encoder with rotary positions can stream; this one's are '{encoder.config.positions}', which end"
+            )
         self.encoder = encoder
         self.window = window
         self.reset()

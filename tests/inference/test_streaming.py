@@ -68,3 +68,8 @@ def test_a_push_is_one_tubelet(frames: int) -> None:
     case = Case()
     with pytest.raises(ValueError, match=f"a stream takes 2 frames at a time, not {frames}"):
         Stream(make_encoder(case), 4).push(make_video(case)[:, :frames])
+
+
+def test_positions_that_end_cannot_stream() -> None:
+    with pytest.raises(ValueError, match="'sincos', which end"):
+        Stream(make_encoder(Case(), positions="sincos"), window=2)
