@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import av
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch.nn.functional import interpolate
 
 from nextvid.data.clip import ClipSpec, Frames
@@ -141,7 +141,7 @@ class FilmClips:
 
     def clip(self, draw: np.random.Generator, spec: ClipSpec) -> Frames:
         """A random clip, uint8 ``(frames, size, size, 3)``. Raises ``UserError`` if every shot is too short."""
-        return _cropped(draw, load_film().frames[self.frame_numbers(draw, spec)], spec.size, self.augmentation)
+        return _cropped(draw, load_film().frames, self.frame_numbers(draw, spec), spec.size, self.augmentation)
 
     def frame_numbers(self, draw: np.random.Generator, spec: ClipSpec) -> np.ndarray:
         """The film frames of a random clip, ``(frames,)`` integers that do not decrease."""
@@ -182,7 +182,8 @@ class FilmPictures:
 
     def clip(self, draw: np.random.Generator, spec: ClipSpec) -> Frames:
         """A random picture as a still clip, uint8 ``(frames, size, size, 3)``."""
-        picture = _cropped(draw, load_film().frames[self.frame_number(draw)][None], spec.size, self.augmentation)
+        number = np.array([self.frame_number(draw)])
+        picture = _cropped(draw, load_film().frames, number, spec.size, self.augmentation)
         return np.repeat(picture, spec.frames, axis=0)
 
     def frame_number(self, draw: np.random.Generator) -> int:
@@ -191,6 +192,13 @@ class FilmPictures:
 
 
 def _cropped(
-    draw: np.random.Generator, frames: UInt8[np.ndarray, "frames h w 3"], size: int, augmentation: Augmentation
+    draw: np.random.Generator,
+    film: UInt8[np.ndarray, "all_frames h w 3"],
+    numbers: Int[np.ndarray, " frames"],
+    size: int,
+    augmentation: Augmentation,
 ) -> Frames:
-    return resized_crop(frames, draw_crop(draw, frames.shape[1], frames.shape[2], augmentation), size)
+    """A random crop of the frames ``numbers``; nothing but its window is read."""
+    crop = draw_crop(draw, film.shape[1], film.shape[2], augmentation)
+    window = film[numbers, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    return resized_crop(window, crop._replace(top=0, left=0), size)

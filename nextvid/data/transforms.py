@@ -81,14 +81,18 @@ def resized_crop(
 ) -> UInt8[np.ndarray, "frames size size 3"]:
     """``crop`` of every frame, resized to ``size`` x ``size`` (bilinear, antialiased) and mirrored where it says so."""
     window = frames[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    if crop.flip:
-        window = window[:, :, ::-1]
-    window = np.ascontiguousarray(window)
+    window = mirrored(window) if crop.flip else np.ascontiguousarray(window)
     if window.shape[1:3] == (size, size):
         return window
     images = torch.from_numpy(window).permute(0, 3, 1, 2)
     resized = interpolate(images, (size, size), mode="bilinear", antialias=True)
     return resized.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def mirrored(frames: UInt8[np.ndarray, "frames height width 3"]) -> UInt8[np.ndarray, "frames height width 3"]:
+    """``frames`` left to right, copied; PyTorch is several times as fast at it as NumPy."""
+    images = torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2)
+    return images.flip(-1).permute(0, 2, 3, 1).numpy()
 
 
 def normalise(frames: UInt8[Tensor, "batch frames 3 height width"]) -> Float[Tensor, "batch frames 3 height width"]:

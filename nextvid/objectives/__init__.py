@@ -10,9 +10,15 @@ for _module in pkgutil.iter_modules(__path__):
 
 from nextvid.objectives.nextvid import NextVid  # noqa: E402 (after its siblings, by name)
 
-CONFIGS: dict[str, type[ObjectiveConfig]] = {
-    str(config.model_fields["name"].default): config for config in ObjectiveConfig.__subclasses__()
-}
+
+def _configs(base: type[ObjectiveConfig]) -> dict[str, type[ObjectiveConfig]]:
+    found: dict[str, type[ObjectiveConfig]] = {}
+    for config in base.__subclasses__():
+        found |= {str(config.model_fields["name"].default): config, **_configs(config)}
+    return found
+
+
+CONFIGS = _configs(ObjectiveConfig)
 """Every method's settings by the name that a recipe gives it."""
 
 __all__ = ["CONFIGS", "Flops", "Health", "Losses", "NextVid", "Objective", "ObjectiveConfig"]

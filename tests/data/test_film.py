@@ -110,8 +110,8 @@ def test_pictures_stand_still_and_come_from_the_shots():
 @given(seeds, st.integers(8, 128))
 def test_all_frames_get_the_same_crop_and_flip(seed, size):
     frames = noise(3)
-    together = film._cropped(draw(seed), frames, size, Augmentation())
-    apart = [film._cropped(draw(seed), frame[None], size, Augmentation()) for frame in frames]
+    together = film._cropped(draw(seed), frames, np.arange(3), size, Augmentation())
+    apart = [film._cropped(draw(seed), frames, np.array([number]), size, Augmentation()) for number in range(3)]
     assert together.shape == (3, size, size, 3)
     assert np.array_equal(together, np.concatenate(apart))
 

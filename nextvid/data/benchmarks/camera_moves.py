@@ -16,6 +16,7 @@ from torch.nn.functional import grid_sample
 from nextvid.data.benchmarks.levels import Level, flatten, to_bytes
 from nextvid.data.clip import ClipSpec, Frames
 from nextvid.data.film import FilmPictures, Split, load_film, resize
+from nextvid.data.transforms import mirrored
 from nextvid.randomness import generator
 
 PAN = 0.4
@@ -108,7 +109,7 @@ def render(draw: np.random.Generator, split: Split, level: Level, spec: ClipSpec
     """A window moving as ``move`` says over a random picture, mirrored at random before the window is laid."""
     picture = load_film().frames[FilmPictures(split).frame_number(draw)]
     if draw.random() < 0.5:
-        picture = picture[:, ::-1]
+        picture = mirrored(picture[None])[0]
     affine = windows(draw, list(MOVES.values())[move], spec.frames, picture.shape[:2])
     return to_bytes(flatten(look(picture, affine, spec.size), level.contrast))
 
@@ -145,14 +146,19 @@ def look(
     reduction = min(1.0, size / side)
     small = resize(picture[None], max(1, round(height * reduction)), max(1, round(width * reduction)))
     image = torch.from_numpy(small).permute(0, 3, 1, 2).float()
-    grid = torch.from_numpy(_grid(affine, size) / (np.array([width, height]) / 2) - 1).float()
+    grid = torch.from_numpy(_grid(affine, size, (width, height)))
     frames = len(affine)
     seen = grid_sample(image, grid.reshape(1, frames * size, size, 2), padding_mode="border", align_corners=False)
-    return seen.reshape(3, frames, size, size).permute(1, 2, 3, 0).contiguous().numpy()
+    return seen.reshape(3, frames, size, size).permute(1, 2, 3, 0).numpy()
 
 
-def _grid(affine: Float[np.ndarray, "frames 2 3"], size: int) -> Float[np.ndarray, "frames size size 2"]:
-    """The picture's pixel (x, y) under the middle of every pixel of every window."""
+def _grid(
+    affine: Float[np.ndarray, "frames 2 3"], size: int, picture: tuple[int, int]
+) -> Float[np.ndarray, "frames size size 2"]:
+    """The place (x, y), -1 to 1 over the picture's (width, height), under the middle of every pixel of every window."""
     at = (np.arange(size) + 0.5) / size * 2 - 1
-    across, down, centre = (affine[:, None, None, :, part] for part in range(3))
-    return at[None, None, :, None] * across + at[None, :, None, None] * down + centre
+    grid = np.empty((len(affine), size, size, 2), dtype=np.float32)
+    for axis, extent in enumerate(picture):  # one by one: NumPy is slow over arrays whose last axis is short
+        across, down, centre = affine[:, axis].T[:, :, None, None]
+        grid[..., axis] = (at * across + at[:, None] * down + centre) / (extent / 2) - 1
+    return grid

@@ -66,7 +66,7 @@ def flatten(frames: Float[np.ndarray, "frames h w 3"], contrast: float) -> Float
 
 def mean_colour(frames: Float[np.ndarray, "frames h w 3"]) -> Float[np.ndarray, " 3"]:
     """The mean over all frames and pixels."""
-    pixels = frames.reshape(-1, 3)
+    pixels = np.ascontiguousarray(frames).reshape(-1, 3)  # in this order, since a sum in another one rounds otherwise
     return np.full(len(pixels), 1 / len(pixels), dtype=frames.dtype) @ pixels
 
 

@@ -122,8 +122,9 @@ def render(draw: np.random.Generator, split: Split, level: Level, spec: ClipSpec
     place, box = trajectory(draw, list(MOTIONS.values())[motion], spec.frames)
     ground = background(draw, split, level, spec)
     colour = sprite_colour(draw, mean_colour(ground))
-    cover = stamp(image, place, box, spec.size)[..., None]
-    return to_bytes(ground + cover * (colour - ground))
+    planes = np.ascontiguousarray(ground.transpose(3, 0, 1, 2))
+    covered = planes + stamp(image, place, box, spec.size) * (colour[:, None, None, None] - planes)
+    return to_bytes(covered.transpose(1, 2, 3, 0))
 
 
 def trajectory(
@@ -148,7 +149,7 @@ def background(
     """What the digit moves over, from 0 to 255, its contrast as ``level`` says."""
     if level.ground == "plain":
         colour = draw.uniform(0, 255, size=3).astype(np.float32)
-        return np.tile(colour, (spec.frames, spec.size, spec.size, 1))
+        return np.broadcast_to(colour, (spec.frames, spec.size, spec.size, 3))
     source = FilmPictures(split) if level.ground == "still" else FilmClips(split)
     return flatten(source.clip(draw, spec).astype(np.float32), level.contrast)
 
