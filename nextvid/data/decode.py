@@ -90,7 +90,7 @@ def decode_clip(
     with _explained(path):
         if backend == "torchcodec" and _suffix(path) in _TORCHCODEC_SUFFIXES:
             with suppress(*_DECODER_ERRORS):
-                return _decode_torchcodec(path, distinct, short_side)[places]
+                return decode_torchcodec(path, distinct, short_side)[places]
         return _decode_pyav(path, distinct, short_side)[places]
 
 
@@ -119,7 +119,7 @@ def _torchcodec_problem() -> str | None:
         path = os.path.join(folder, "trial.mp4")
         _write_trial(path)
         try:
-            shown = _decode_torchcodec(path, np.array([0.0, 0.55]), 32)
+            shown = decode_torchcodec(path, np.array([0.0, 0.55]), 32)
         except Exception as error:
             return (str(error).strip().splitlines() or [type(error).__name__])[0]
     brightness = shown.mean(axis=(1, 2, 3))
@@ -139,7 +139,8 @@ def _write_trial(path: str) -> None:
         container.mux(stream.encode())
 
 
-def _decode_torchcodec(path: str, times: Float[np.ndarray, " frames"], short_side: int | None) -> Frames:
+def decode_torchcodec(path: str, times: Float[np.ndarray, " frames"], short_side: int | None) -> Frames:
+    """As :func:`decode_clip`, by TorchCodec alone; raises whatever it raises."""
     decoders: Any = importlib.import_module("torchcodec.decoders")
     transforms: Any = importlib.import_module("torchcodec.transforms")
     header = decoders.VideoDecoder(path, seek_mode="approximate").metadata

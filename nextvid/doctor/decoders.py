@@ -117,7 +117,7 @@ def _decode(path: Path, times: Float[np.ndarray, " frames"], backend: Backend) -
     from nextvid.data import decode  # noqa: PLC0415
 
     if backend == "torchcodec":
-        return decode._decode_torchcodec(str(path), times, None)
+        return decode.decode_torchcodec(str(path), times, None)
     return decode.decode_clip(str(path), times)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Complex64, Float
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nextvid.models.attention import attended_pairs
-from nextvid.models.layers import Mlp, SelfAttention, Tokens, check_shape, initialise
+from nextvid.models.layers import Mlp, SelfAttention, Shape, Tokens, initialise
 from nextvid.models.rope import grid_rotations
 
 Latents = Float[Tensor, "batch latent_frames places channels"]
@@ -19,18 +18,8 @@ Times = Float[Tensor, "batch latent_frames"]
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Shape):
     """The decoder's shape."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    width: int = 384
-    depth: int = 12
-    heads: int = 12
-    mlp_hidden: int = 1536
-
-    def __post_init__(self) -> None:
-        check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
 
 
 TIME_WIDTH = 256

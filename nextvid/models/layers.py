@@ -1,6 +1,8 @@
 """The parts that encoder, predictor and decoder share."""
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Complex64, Float
@@ -35,6 +37,21 @@ def check_shape(width: int, depth: int, heads: int, mlp_hidden: int) -> None:
             f"width={width} does not split into heads={heads} heads of an even width of 6 or more: rotary positions turn "
             "pairs of dimensions, at least one pair each for time, height and width"
         )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A narrow transformer's shape, by default that of NExT-Vid's predictor and decoder."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    width: int = 384
+    depth: int = 12
+    heads: int = 12
+    mlp_hidden: int = 1536
+
+    def __post_init__(self) -> None:
+        check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
 
 
 class Mlp(nn.Module):

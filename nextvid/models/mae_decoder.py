@@ -2,7 +2,6 @@
 section 3; VideoMAE, arXiv 2203.12602, section 3.1)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -10,24 +9,18 @@ from torch import Tensor, nn
 
 from nextvid.models.attention import attended_pairs
 from nextvid.models.encoder import Block
-from nextvid.models.layers import check_shape, initialise, shrink_residuals
+from nextvid.models.layers import Shape, initialise, shrink_residuals
 from nextvid.models.positions import Grid, Positions, placed
 
 
 @dataclass(frozen=True)
-class MaeDecoderConfig:
-    """The decoder's shape, and how it knows places (:class:`nextvid.models.encoder.EncoderConfig`)."""
+class MaeDecoderConfig(Shape):
+    """The decoder's shape, by default that of VideoMAE's ViT-B, and how it knows places
+    (:class:`nextvid.models.encoder.EncoderConfig`)."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    width: int = 384
     depth: int = 4
     heads: int = 6
-    mlp_hidden: int = 1536
     positions: Positions = "sincos"
-
-    def __post_init__(self) -> None:
-        check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
 
 
 class MaeDecoder(nn.Module):

@@ -1,30 +1,19 @@
 """The context-isolated autoregressive predictor (NExT-Vid, section 3): queries read the context, the context never changes."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Complex64, Float, Int
 from torch import Tensor, nn
 
 from nextvid.models.attention import attended_pairs
-from nextvid.models.layers import CrossAttention, Mlp, check_shape, initialise, shrink_residuals
+from nextvid.models.layers import CrossAttention, Mlp, Shape, initialise, shrink_residuals
 from nextvid.models.rope import grid_rotations
 
 
 @dataclass(frozen=True)
-class PredictorConfig:
+class PredictorConfig(Shape):
     """The predictor's shape."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    width: int = 384
-    depth: int = 12
-    heads: int = 12
-    mlp_hidden: int = 1536
-
-    def __post_init__(self) -> None:
-        check_shape(self.width, self.depth, self.heads, self.mlp_hidden)
 
 
 class PredictorBlock(nn.Module):
