@@ -5,7 +5,7 @@
 Checks the earlier version out beside this one and trains its own tiny recipe with both, in turn: as it was then (its precision
 was bfloat16, which many processors only emulate) and in float32, in which this version runs. The loop is ``nextvid pretrain``
 with everything in it (loader, logging, checkpoints), start-up apart. Then the parts of a step of both, without a loader
-(``step_parts.py``). Writes ``benchmarks/results/step-speed.json``. Leave the machine alone meanwhile.
+(``step_parts.py``). Writes ``benchmarks/results/step-speed.json``, or ``--out``. Leave the machine alone meanwhile.
 """
 
 import argparse
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--before", default="ae9eafe", help="A commit; by default the end of the first issue.")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         before = Path(folder) / "before"
@@ -50,7 +51,7 @@ def main() -> None:
         "machine": describe(torch.device("cpu")),
         **found,
     }
-    replace_json(RESULTS, found)
+    replace_json(arguments.out, found)
     print(json.dumps(found["clips_per_second"], indent=2))
     print({name: f"{ratio:.2f}" for name, ratio in found["ratios"].items()})
 
