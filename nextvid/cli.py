@@ -33,7 +33,7 @@ def pretrain(
     steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps in all.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
     flops_of: Annotated[
-        str | None, typer.Option(help="Lengthen the longest stage to cost what this recipe or run costs.")
+        str | None, typer.Option(help="Fit the longest stage so that all costs what this recipe or run costs.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +122,7 @@ def compare(
 @app.command()
 def doctor(
     run: Annotated[Path | None, typer.Argument(help="A run's folder; without one, this machine.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where runs are to go: its disk is examined.")] = Path(),
+    folder: Annotated[Path | None, typer.Option(help="Where runs are to go: its disk is examined.")] = None,
     as_json: Json = False,
 ) -> None:
     """Examine this machine, or a run: what is there, what is wrong, and how to mend it (exit code 1 where anything is).
@@ -131,7 +131,11 @@ def doctor(
     """
     from nextvid.doctor import examine_machine, examine_run, report, table  # noqa: PLC0415
 
-    checks = examine_machine(folder) if run is None else examine_run(run)
+    if run is not None and folder is not None:
+        raise UserError(
+            "--folder is about this machine's disk; a run is examined where it is: leave out one of the two"
+        )
+    checks = examine_machine(folder or Path()) if run is None else examine_run(run)
     Console(stderr=as_json).print(table(checks))
     found = report(checks)
     _print(found, as_json)

@@ -92,7 +92,7 @@ class Recipe(Strict):
         missing = [name for name in terms if name not in weights]
         if missing:
             raise ValueError(
-                f"{where}: weights names {', '.join(weights)} and leaves out {' and '.join(missing)}; write "
+                f"{where}: weights names {', '.join(weights) or 'nothing'} and leaves out {' and '.join(missing)}; write "
                 f"{missing[0]}: 0 to train without it"
             )
         if weights and not any(max(ends) > 0 for ends in weights.values()):

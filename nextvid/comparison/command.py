@@ -11,6 +11,7 @@ from nextvid.comparison.probing import probe_missing
 from nextvid.comparison.subject import Subject, open_subjects
 from nextvid.comparison.words import spent_rows
 from nextvid.config import Recipe
+from nextvid.errors import UserError
 from nextvid.files import replace_json
 
 FORMAT_VERSION = 1
@@ -31,6 +32,12 @@ def compare_runs(
 
     With a ``benchmark`` what was not probed yet is probed first. Raises ``UserError`` where there is nothing to compare.
     """
+    if out.suffix == ".json":
+        raise UserError(
+            f"--out {out} is the page; its figures go beside it as JSON, so give it a name such as {out.stem}.html"
+        )
+    if benchmark is None and (level, train_clips, test_clips) != (None, None, None):
+        raise UserError("--level, --train-clips and --test-clips say how to probe; they need --benchmark")
     subjects = open_subjects(origins)
     if benchmark is not None:
         probe_missing(subjects, benchmark, level, train_clips, test_clips, console)
@@ -65,18 +72,29 @@ def recipe_differences(recipes: list[Recipe]) -> dict[str, list[Any]]:
 
 
 def _flat(node: Any, path: str = "") -> dict[str, Any]:
-    """Stages and sources stay whole where their number differs, since their places then say nothing."""
+    """Every setting by its dotted name; a stage or source is named by what it is, so that its place does not matter."""
     if isinstance(node, dict) and node:
         return {k: v for key, value in node.items() for k, v in _flat(value, f"{path}.{key}" if path else key).items()}
     if isinstance(node, list) and node and isinstance(node[0], dict):
-        return {k: v for i, value in enumerate(node) for k, v in _flat(value, f"{path}[{_label(value, i)}]").items()}
+        labels = _labels(node)
+        return {
+            k: v for label, value in zip(labels, node, strict=True) for k, v in _flat(value, f"{path}[{label}]").items()
+        }
     return {path: node}
 
 
-def _label(item: dict[str, Any], number: int) -> str:
-    """A stage by its name, a source by what it is, anything else by its number."""
-    name = item.get("name") or item.get("path") or item.get("builtin")
-    return f"{name}{' ' + item['level'] if item.get('level') else ''}" if name else str(number)
+def _labels(items: list[dict[str, Any]]) -> list[str]:
+    """A stage by its name, a source by what it is, with a number where two are called the same; else by number."""
+    names = [_label(item) for item in items]
+    return [
+        str(number) if not name else name if names.count(name) == 1 else f"{name} #{names[:number].count(name) + 1}"
+        for number, name in enumerate(names)
+    ]
+
+
+def _label(item: dict[str, Any]) -> str:
+    name = item.get("name") or item.get("path") or item.get("builtin") or ""
+    return f"{name} {item['level']}" if name and item.get("level") else str(name)
 
 
 def _remarks(runs: list[dict[str, Any]]) -> list[str]:
@@ -85,9 +103,9 @@ def _remarks(runs: list[dict[str, Any]]) -> list[str]:
     unequal = [run for run in runs if abs(run["compute"] - 1) > SAME]
     if unequal:
         told = ", ".join(f"{run['name']} {run['compute']:.2f} times" for run in unequal)
-        remarks.append(
-            f"not the same compute: {told} that of {runs[0]['name']}; nextvid pretrain RECIPE --flops-of RUN makes it so"
-        )
+        ended = all(run["steps"] == run["steps_of_recipe"] for run in runs)
+        remedy = "; nextvid pretrain RECIPE --flops-of RUN makes it so" if ended else ""
+        remarks.append(f"not the same compute: {told} that of {runs[0]['name']}{remedy}")
     for run in runs:
         if run["steps"] < run["steps_of_recipe"]:
             remarks.append(
@@ -116,6 +134,13 @@ def _probe_remarks(runs: list[dict[str, Any]]) -> list[str]:
         if len(read) > 1:
             numbers = " and ".join(f"{train:,} / {test:,}" for train, test in sorted(read))
             uneven.append(f"{name} was read with different numbers of clips (train / test): {numbers}")
+        for key, what in (
+            ("clip", "on clips of different shapes"),
+            ("standardised", "with and without standardised features"),
+        ):
+            known = [probe[key] for probe in having if probe and key in probe]
+            if any(value != known[0] for value in known):
+                uneven.append(f"{name} was read {what}")
     return [f"not every run was probed on {where}: add {flag}" for flag, where in missing.items()] + uneven
 
 

@@ -30,7 +30,7 @@ def write_page(out: Path, subjects: list[Subject], found: dict[str, Any]) -> Non
         spent=spent_rows(runs),
         tasks=_tasks(runs),
         curves=[Markup(svg(figure)) for figure in overlay(lines)],
-        differences=[(key, [_setting(value) for value in values]) for key, values in found["differences"].items()],
+        differences=[(key, [_setting(key, value) for value in values]) for key, values in found["differences"].items()],
         command=shlex.join(["nextvid", "compare", *(subject.origin for subject in subjects)]),
     )
     replace_file(out, text.encode())
@@ -68,11 +68,9 @@ def _baselines(runs: list[dict[str, Any]], probes: list[dict[str, Any] | None]) 
     return list(found.items())
 
 
-def _setting(value: Any) -> str:
+def _setting(key: str, value: Any) -> str:
     if value is None:
         return "–"
-    if isinstance(value, list):
-        return (
-            " → ".join(_setting(v) for v in value) if len(value) == 2 and value[0] != value[1] else _setting(value[0])
-        )
+    if isinstance(value, list) and (".lr." in key or ".weights." in key):
+        return " → ".join(f"{end:g}" for end in dict.fromkeys(value))
     return f"{value:g}" if isinstance(value, float) else str(value)

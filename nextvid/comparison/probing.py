@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from nextvid.comparison.subject import Subject, probe_name
+from nextvid.data import benchmarks
 from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.benchmark import (
     Measurement,
@@ -16,6 +17,7 @@ from nextvid.evaluation.benchmark import (
     supervised_ceiling,
 )
 from nextvid.evaluation.command import keep_probe
+from nextvid.evaluation.probe import ProbeConfig
 from nextvid.inference.load import load
 from nextvid.models.encoder import EncoderConfig
 
@@ -33,25 +35,26 @@ def probe_missing(
     Runs of clips of one shape share what is rendered, and encoders of one shape their baselines.
     """
     level = level or default_level(benchmark)
+    train, test = (benchmarks.load(benchmark, level, *part) for part in (("train", train_clips), ("test", test_clips)))
+    asked = {"train_clips": len(train), "test_clips": len(test), "standardised": ProbeConfig().standardise}
     prepared: dict[ClipSpec, Measurement] = {}
     baselines: dict[Any, dict[str, Any]] = {}
     for subject in subjects:
         encoder = load(subject.origin)
         clip = encoder.settings["clip"]
         spec = ClipSpec(clip["frames"], clip["fps"], clip["size"])
-        if spec not in prepared:
-            console.print(f"rendering {benchmark}, {level} …", highlight=False)
-            prepared[spec] = prepare(benchmark, level, spec, train_clips, test_clips)
-        measurement = prepared[spec]
         step = int(encoder.settings["step"])
-        asked = {"train_clips": len(measurement.train.frames), "test_clips": len(measurement.test.frames)}
         missing = [
             task
-            for task in measurement.train.tasks
+            for task in train.tasks
             if not _is_done(subject, probe_name({"benchmark": benchmark, "level": level, "task": task}), step, asked)
         ]
         if not missing:
             continue
+        if spec not in prepared:
+            console.print(f"rendering {benchmark}, {level} …", highlight=False)
+            prepared[spec] = prepare(benchmark, level, spec, train_clips, test_clips)
+        measurement = prepared[spec]
         console.print(f"probing {subject.name}: {', '.join(missing)} …", highlight=False)
         found = measurement.probe_all(encoder, missing)
         beside = _baselines(measurement, encoder.encoder.config, missing, baselines)
@@ -60,7 +63,7 @@ def probe_missing(
             subject.probes[probe_name(kept)] = kept
 
 
-def _is_done(subject: Subject, name: str, step: int, asked: dict[str, int]) -> bool:
+def _is_done(subject: Subject, name: str, step: int, asked: dict[str, Any]) -> bool:
     found = subject.probes.get(name)
     return found is not None and found.get("step") == step and asked.items() <= found.items()
 

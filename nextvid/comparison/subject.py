@@ -1,6 +1,7 @@
 """One run as a comparison sees it: its recipe, its rows, what it has cost so far, and the probes beside it."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from nextvid.config import Recipe, load_recipe
 from nextvid.errors import UserError
-from nextvid.inference.released import find_released, is_released
+from nextvid.inference.released import default_weights, find_released, is_released
 from nextvid.report.page import read_rows
 from nextvid.training.compute import cumulative_flops
 
@@ -28,18 +29,32 @@ class Subject:
     flops: Float[np.ndarray, " steps"]
     pretrain: dict[str, Any]
     environment: dict[str, Any]
+    exported: dict[str, Any]
     probes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
-        """Steps done, as far as the folder tells."""
-        return max([int(self.pretrain.get("steps", 0)), *(int(row["step"]) for row in self.rows[-1:])])
+        """Steps done, as far as the folder tells: its figures, its last row, its exported encoder."""
+        logged = [int(row["step"]) for row in self.rows[-1:]]
+        return max([int(self.pretrain.get("steps", 0)), int(self.exported.get("step", 0)), *logged])
+
+    @property
+    def clips(self) -> int:
+        """Clips of these steps."""
+        batches = np.repeat(
+            [stage.batch for stage in self.recipe.stages], [stage.steps for stage in self.recipe.stages]
+        )
+        return int(batches[: self.step].sum())
 
     def figures(self) -> dict[str, Any]:
         """What was spent, on what machine, and the last row's losses and health."""
         last = self.rows[-1] if self.rows else {}
-        whole = self.pretrain if self.pretrain.get("steps") == self.step else {**last, **last.get("time", {})}
-        seconds = whole.get("seconds")
+        at_end = self.pretrain.get("steps") == self.step
+        timed, seconds = (
+            (self.clips, self.pretrain.get("seconds"))
+            if at_end
+            else (last.get("clips"), last.get("time", {}).get("seconds"))
+        )
         return {
             "name": self.name,
             "folder": str(self.folder),
@@ -48,12 +63,12 @@ class Subject:
             "parameters": _parameters(self.recipe),
             "steps": self.step,
             "steps_of_recipe": self.recipe.steps,
-            "clips": whole.get("clips"),
+            "clips": self.clips,
             "flops": float(self.flops[self.step - 1]) if self.step else 0.0,
             "seconds": seconds,
-            "clips_per_second": whole["clips"] / seconds if seconds else None,
+            "clips_per_second": timed / seconds if timed and seconds else None,
             "machine": _machine(self.environment),
-            "last_row": {key: value for key, value in last.items() if key not in ("time", "stage", "step", "clips")},
+            "last_row": {key: _finite(last[key]) for key in last if key not in ("time", "stage", "step", "clips")},
             "probes": self.probes,
         }
 
@@ -80,13 +95,14 @@ def _open(name: str, origin: str, folder: Path) -> Subject:
     metrics, rows = _json(folder / "metrics.json"), read_rows(folder)
     subject = Subject(
         name, origin, folder, recipe, rows, cumulative_flops(recipe).astype(float), metrics.get("pretrain", {}),
-        _json(folder / "environment.json"),
+        _json(folder / "environment.json"), _json(folder / "config.json"),
     )  # fmt: skip
     if not subject.step:
         raise UserError(f"{folder} has no row in metrics.jsonl yet: nothing to compare; go on with nextvid pretrain")
     found = [*metrics.get("probe", {}).values(), *(_json(file) for file in sorted(folder.glob("probe_*.json")))]
+    weights = default_weights(subject.exported.get("weights", ["ema"]))
     for probe in found:
-        if probe.get("weights", _exported(folder)) == _exported(folder):
+        if probe.get("weights", weights) == weights:
             subject.probes[probe_name(probe)] = probe
     return subject
 
@@ -96,10 +112,11 @@ def probe_name(probe: dict[str, Any]) -> str:
     return f"{probe['benchmark']}/{probe['level']}/{probe['task']}"
 
 
-def _exported(folder: Path) -> str:
-    """The weights that ``nextvid.load`` gives by default."""
-    weights = _json(folder / "config.json").get("weights", ["ema"])
-    return "ema" if "ema" in weights else str(weights[0])
+def _finite(value: Any) -> Any:
+    """None in place of a number that is none, which JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _names(folders: list[Path]) -> list[str]:

@@ -10,8 +10,6 @@ from nextvid.doctor.check import Check, Finding, combine, first_line
 from nextvid.doctor.limits import ROOT, usable_cores
 
 GIB = 2**30
-SIDE = 1024
-"""The square matrices of the measured product have this many rows."""
 SLOWER = 1.1
 """bfloat16 counts as slower from this many times float32's time on; below it is the clock's noise."""
 WORTH_IT = 1.2

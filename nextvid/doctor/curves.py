@@ -65,7 +65,7 @@ def _spread(rows: list[Row]) -> Iterator[Finding]:
         yield Finding(
             "wrong",
             f"collapse: feature_spread is {last:.3g}, at most {largest:.3g} before; the features of all clips look alike",
-            "start anew, for it does not come back: lower the learning rates, or set stages.*.ema nearer to 1",
+            "start anew, for it does not come back: lower the learning rates; where there is a stages.*.ema, set it nearer to 1",
         )
 
 

@@ -49,10 +49,8 @@ def check_recipe(subject: Subject) -> Check:
     stored = yaml.safe_load((subject.path / "recipe.yaml").read_text())
     changed = differences(stored, subject.recipe.model_dump(mode="json"))
     if changed:
-        found += f"; it is not as this nextvid would write it: {some(changed)}"
-        mend = (
-            "to go on, use the nextvid that began the run (environment.json), and undo changes by hand; else it refuses"
-        )
+        found += f"; an earlier nextvid wrote it, or a hand: what it does not say has its default: {some(changed)}"
+        mend = "see that these are what the run began with; it goes on with them"
         return Check("recipe", "note", found, mend)
     return Check("recipe", "ok", found)
 

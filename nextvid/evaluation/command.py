@@ -45,7 +45,8 @@ def probe_run(
 def keep_probe(run: str, encoder: LoadedEncoder, figures: dict[str, Any]) -> dict[str, Any]:
     """``figures`` with the encoder's step and weights, also written beside the weights of a run (not of a released encoder)."""
     weights = encoder.settings["loaded"]
-    found = {"format_version": FORMAT_VERSION, "step": encoder.settings["step"], "weights": weights, **figures}
+    own = {"step": encoder.settings["step"], "weights": weights, "clip": encoder.settings["clip"]}
+    found = {"format_version": FORMAT_VERSION, **own, **figures}
     if not is_released(run):
         folder = Path(run) if Path(run).is_dir() else Path(run).parent
         name = "_".join((found["benchmark"], found["level"], found["task"], weights))

@@ -217,11 +217,12 @@ class NextVid(Objective):
         return Flops(
             {
                 "encoder": sum(self.encoder.flops(encoded, count) for count in kept),
-                "reference": self.reference.flops(frames, side * side),
                 "predictor": sum(self.predictor.flops(frames - 1, count, side * side) for count in kept),
                 "decoder": len(kept) * draws * self.decoder.flops(frames - 1, side * side) * generates,
             },
-            frozen=frozenset({"reference"}),
+            frozen={
+                "encoder" if self.config.reference == "online" else "reference": self.encoder.flops(frames, side * side)
+            },
         )
 
     @torch.no_grad()

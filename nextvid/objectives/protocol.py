@@ -1,4 +1,4 @@
-"""What the loop, the checkpoint, the page and the tables know of a training method: nothing but this."""
+"""What the loop, the checkpoint, the probe and the tables know of a training method: nothing but this."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -64,16 +64,27 @@ class Flops:
     """Floating-point operations of one clip's forward pass by part, named as the objective's modules are.
 
     Products and sums of linear maps and attention are counted (a product of n x k with k x m is 2nkm), nothing else, as is
-    usual for a share of the peak. ``frozen`` parts are run without gradient.
+    usual for a share of the peak. ``trained`` passes are followed by a backward pass, ``frozen`` ones are not.
     """
 
-    forward: dict[str, int]
-    frozen: frozenset[str] = frozenset()
+    trained: dict[str, int]
+    frozen: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def forward(self) -> dict[str, int]:
+        """Of all passes, by part."""
+        names = dict.fromkeys([*self.trained, *self.frozen])
+        return {name: self.trained.get(name, 0) + self.frozen.get(name, 0) for name in names}
+
+    @property
+    def backward(self) -> int:
+        """A backward pass takes two forward passes; what is computed twice to save memory counts once."""
+        return 2 * sum(self.trained.values())
 
     @property
     def step(self) -> int:
-        """Of one clip's step: a backward pass takes two forward passes; what is computed twice to save memory counts once."""
-        return sum(flops * (1 if part in self.frozen else 3) for part, flops in self.forward.items())
+        """Of one clip's step, there and back."""
+        return sum(self.forward.values()) + self.backward
 
 
 class Objective(nn.Module, ABC):
@@ -83,7 +94,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """The trained parameters by part, each part with a learning rate of its own."""
+        """The trained parameters by part, one of which is ``encoder``; each part has a learning rate of its own."""
 
     @abstractmethod
     def exports(self) -> dict[str, Encoder]:

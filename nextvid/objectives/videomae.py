@@ -32,6 +32,15 @@ class VideoMaeConfig(ObjectiveConfig):
         """The method around a new encoder of this shape."""
         return VideoMae(encoder, self)
 
+    def check_stage(self, stage: StageConfig, encoder: EncoderConfig) -> None:
+        """Raise ``ValueError`` where a mask hides nothing: there would be nothing to fill in."""
+        side = stage.size // encoder.patch
+        for number, mask in enumerate(stage.masks or []):
+            if visible_count(mask, side, side) == side**2:
+                raise ValueError(
+                    f"masks[{number}] hides none of the {side}x{side} places, so there is nothing to fill in; hide more"
+                )
+
 
 class VideoMae(Objective):
     """Encoder and decoder, and the error between what was hidden and what was filled in."""

@@ -64,6 +64,7 @@ def _overlaid(lines: list[Line], key: str, title: str) -> Figure:
             axes.plot(spent, values, color=line.colour, linewidth=0.6, alpha=0.25)
             axes.plot(spent, running_mean(values), color=line.colour, linewidth=1.6)
     if key.endswith(SKILL):
+        _limit(axes, np.array([row[key] for line in lines for row in line.rows if key in row], dtype=float))
         axes.axhline(0, color=INK, linewidth=0.8)
     if key == "grad_norm":
         axes.set_yscale("log")

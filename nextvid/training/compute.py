@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float
 
 from nextvid.config import Recipe
 from nextvid.errors import UserError
@@ -16,15 +16,20 @@ def clip_flops(recipe: Recipe) -> list[Flops]:
     return [objective.flops(stage) for stage in recipe.stages]
 
 
-def cumulative_flops(recipe: Recipe) -> Int[np.ndarray, " steps"]:
-    """Operations of all steps up to and including each one."""
-    a_step = [flops.step * stage.batch for flops, stage in zip(clip_flops(recipe), recipe.stages, strict=True)]
-    return np.cumsum(np.repeat(np.array(a_step, dtype=np.int64), [stage.steps for stage in recipe.stages]))
+def step_flops(recipe: Recipe) -> list[int]:
+    """Operations of one step of each stage."""
+    return [flops.step * stage.batch for flops, stage in zip(clip_flops(recipe), recipe.stages, strict=True)]
+
+
+def cumulative_flops(recipe: Recipe) -> Float[np.ndarray, " steps"]:
+    """Operations of all steps up to and including each one; in floating point, for large runs have more than 2^63."""
+    a_step = np.array(step_flops(recipe), dtype=np.float64)
+    return np.cumsum(np.repeat(a_step, [stage.steps for stage in recipe.stages]))
 
 
 def total_flops(recipe: Recipe) -> int:
     """Operations of the whole schedule."""
-    return int(cumulative_flops(recipe)[-1])
+    return sum(cost * stage.steps for cost, stage in zip(step_flops(recipe), recipe.stages, strict=True))
 
 
 def with_flops(recipe: Recipe, flops: int) -> Recipe:
@@ -33,7 +38,7 @@ def with_flops(recipe: Recipe, flops: int) -> Recipe:
     Raises ``UserError`` where the other stages alone cost more.
     """
     longest = max(range(len(recipe.stages)), key=lambda number: recipe.stages[number].steps)
-    costs = [found.step * stage.batch for found, stage in zip(clip_flops(recipe), recipe.stages, strict=True)]
+    costs = step_flops(recipe)
     others = sum(costs[n] * stage.steps for n, stage in enumerate(recipe.stages) if n != longest)
     steps = round((flops - others) / costs[longest])
     if steps < 1:

@@ -20,12 +20,12 @@ from nextvid.settings import SourceConfig, StageConfig
 FOOTAGE_FILE, BROKEN_FILE = "footage.json", "broken_files.jsonl"
 
 
-def build_mixtures(recipe: Recipe, run: Path, console: Console) -> list[Mixture]:
+def build_mixtures(recipe: Recipe, run: Path | None, console: Console) -> list[Mixture]:
     """One mixture a stage; lists of files come from the run's ``footage.json`` where it has one.
 
     Raises ``UserError`` for a source that is missing, empty or unknown.
     """
-    stored = _stored_lists(run)
+    stored = _stored_lists(run) if run else {}
     opened: dict[str, Source] = {}
     mixtures = []
     for stage in recipe.stages:

@@ -2,9 +2,11 @@
 
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -35,10 +37,11 @@ def profile_step(
     number = _stage_number(recipe, stage)
     trainer = build_trainer(recipe)
     warn_of_slow_half(recipe.training.precision, trainer.device, console)
-    mixtures = build_mixtures(recipe, Path(), console)
+    mixtures = build_mixtures(recipe, None, console)
     trainer.objective.before_training(first_clips(trainer, mixtures[number]))
-    trainer.progress.step = sum(s.steps for s in recipe.stages[:number])
-    plans = [plan_of(trainer.schedule, trainer.progress.step)] * (WARM_UP + 2 * steps)
+    trainer.progress.step = _heaviest_step(trainer, number)
+    plan = plan_of(trainer.schedule, trainer.progress.step)
+    plans = [replace(plan, first_number=n * plan.batch) for n in range(WARM_UP + 2 * steps)]
     stream = batches(mixtures, plans, recipe.data.workers, recipe.seed)
     progress = track(
         range(2 * steps), "timing steps …", console=console, transient=True, disable=not console.is_terminal
@@ -70,6 +73,14 @@ def _timed_step(trainer: Trainer, stream: Iterator[Batch], clock: Clock) -> None
     with clock.part(WAIT):
         batch = next(stream)
     train_step(trainer, batch, clock)
+
+
+def _heaviest_step(trainer: Trainer, stage: int) -> int:
+    """A step of the stage with all losses that it ever computes: the one where their weights are largest."""
+    inside = np.flatnonzero(trainer.schedule.stage == stage)
+    weights = sum((values[inside] for values in trainer.schedule.weights.values()), start=np.zeros(len(inside)))
+    on = sum((values[inside] > 0 for values in trainer.schedule.weights.values()), start=np.zeros(len(inside)))
+    return int(inside[np.lexsort((weights, on))[-1]])
 
 
 def _stage_number(recipe: Recipe, stage: str | None) -> int:
@@ -113,8 +124,7 @@ def _figures(
 
 def _shares(parts: dict[str, float], flops: Flops, batch: int, peak: float) -> dict[str, dict[str, float | None]]:
     """Each part's seconds, its share of the step, and the share of the peak that its operations reach."""
-    trained = sum(count for name, count in flops.forward.items() if name not in flops.frozen)
-    costs = {**flops.forward, "backward": 2 * trained}
+    costs = {**flops.forward, "backward": flops.backward}
     inside = {name: seconds for name, seconds in parts.items() if name in flops.forward}
     order = {WAIT: parts[WAIT], **inside, REST: parts["forward"] - sum(inside.values())}
     order |= {name: parts[name] for name in ("backward", "optimiser", "EMA")}

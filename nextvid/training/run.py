@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from nextvid.config import Recipe, differences, save_recipe
+from nextvid.config import Recipe, differences, parse_recipe, save_recipe
 from nextvid.errors import UserError
 from nextvid.files import replace_file, replace_json
 from nextvid.objectives.protocol import Objective
@@ -52,7 +52,9 @@ class Run:
             replace_file(self.path / "recipe.yaml", save_recipe(recipe).encode())
 
     def _check_same(self, recipe: Recipe, stored: Path) -> None:
-        found = differences(yaml.safe_load(stored.read_text()), recipe.model_dump(mode="json"))
+        """A setting that an earlier nextvid did not know, and so did not write, has its default."""
+        begun = parse_recipe(yaml.safe_load(stored.read_text()), str(stored))
+        found = differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json"))
         if found:
             raise UserError(
                 f"{self.path} belongs to another recipe ({'; '.join(found[:6])}); go on with that recipe, or choose another --out"

@@ -56,7 +56,8 @@ def copies(runs: list[str], tmp_path: Path) -> list[str]:
 
 
 def compare(runs: list[str], out: Path, benchmark: str | None = None) -> dict[str, Any]:
-    return compare_runs(runs, benchmark, "plain" if benchmark else None, *CLIPS, out, QUIET)
+    level, clips = ("plain", CLIPS) if benchmark else (None, (None, None))
+    return compare_runs(runs, benchmark, level, *clips, out, QUIET)
 
 
 def test_the_same_compute_is_said_to_be_the_same(runs: list[str], tmp_path: Path) -> None:
@@ -77,8 +78,44 @@ def test_unequal_compute_is_said_with_the_remedy(runs: list[str], tmp_path: Path
     assert not found["same_compute"]
     assert found["runs"][1]["compute"] == pytest.approx(0.5)
     said = " ".join(found["remarks"])
-    assert "shorter 0.50 times that of ours; nextvid pretrain RECIPE --flops-of RUN" in said
+    assert "shorter 0.50 times that of ours" in said
+    assert "--flops-of" not in said
     assert "shorter is at step 3 of 6" in said
+    pretrain(recipe("videomae"), tmp_path / "cheaper", console=QUIET)
+    ended = " ".join(compare([runs[0], str(tmp_path / "cheaper")], tmp_path / "page.html")["remarks"])
+    assert "times that of ours; nextvid pretrain RECIPE --flops-of RUN makes it so" in ended
+
+
+def test_a_run_that_was_killed_between_two_rows(copies: list[str], tmp_path: Path) -> None:
+    """Without final figures, its exported encoder says how far it is."""
+    ours = Path(copies[0])
+    (ours / "metrics.json").unlink()
+    rows = (ours / "metrics.jsonl").read_text().splitlines(True)
+    (ours / "metrics.jsonl").write_text("".join(rows[:2]))
+    found = compare(copies, tmp_path / "page.html", "moving-sprites")
+    assert (found["runs"][0]["steps"], found["runs"][0]["clips"]) == (6, 12)
+    assert not any("another step" in remark for remark in found["remarks"])
+
+
+def test_a_figure_that_is_no_number_does_not_stop_it(copies: list[str], tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (Path(copies[0]) / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["feature_spread"] = float("nan")
+    (Path(copies[0]) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare(copies, tmp_path / "page.html")
+    assert found["runs"][0]["last_row"]["feature_spread"] is None
+
+
+def test_probes_of_different_kinds_are_not_taken_for_one(copies: list[str], tmp_path: Path) -> None:
+    compare(copies, tmp_path / "page.html", "moving-sprites")
+    for folder, change in zip(copies, ({"standardised": False}, {"clip": {"frames": 8}}), strict=True):
+        (file,) = Path(folder).glob("probe_*_motion_*.json")
+        file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    said = " ".join(compare(copies, tmp_path / "page.html")["remarks"])
+    assert "motion was read on clips of different shapes" in said
+    assert "motion was read with and without standardised features" in said
+    again = compare(copies, tmp_path / "page.html", "moving-sprites")
+    assert all(run["probes"]["moving-sprites/plain/motion"]["standardised"] for run in again["runs"])
 
 
 def test_what_differs_in_the_recipes_is_named_and_nothing_else() -> None:
@@ -89,6 +126,10 @@ def test_what_differs_in_the_recipes_is_named_and_nothing_else() -> None:
     assert found["objective.name"] == ["nextvid", "videomae"]
     assert found["objective.predictor.depth"] == [1, None]
     assert found["stages[only].ema"] == [0.99925, None]
+    twice = [{"builtin": "film", "weight": weight} for weight in (1, 2)]
+    once = [{**source, "weight": 3} if source["weight"] == 1 else source for source in twice]
+    data = [{"sources": sources, "workers": 0} for sources in (twice, once)]
+    assert recipe_differences([recipe("nextvid", data=d) for d in data]) == {"data.sources[film #1].weight": [1.0, 3.0]}
     assert not any(key.startswith(("encoder", "data", "training")) for key in found)
 
 
@@ -165,6 +206,13 @@ def test_the_table_has_a_column_a_run(runs: list[str], tmp_path: Path) -> None:
 def test_what_cannot_be_compared(runs: list[str], tmp_path: Path, origins: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         compare([origin.format(run=runs[0]) for origin in origins], tmp_path / "page.html")
+
+
+def test_options_that_would_say_nothing_are_refused(runs: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="they need --benchmark"):
+        compare_runs(runs, None, "plain", None, None, tmp_path / "page.html", QUIET)
+    with pytest.raises(UserError, match=r"--out .*page\.json is the page"):
+        compare_runs(runs, None, None, None, None, tmp_path / "page.json", QUIET)
 
 
 def test_a_run_that_has_not_begun(runs: list[str], tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_nextvid(frames: int, attention: str, read: str, draws: int, masks: list
     )  # fmt: skip
 
 
-@given(frames=st.integers(1, 4), ratio=st.floats(0, 0.99), attention=st.sampled_from(["frame_causal", "full"]))
+@given(frames=st.integers(1, 4), ratio=st.floats(0.1, 0.99), attention=st.sampled_from(["frame_causal", "full"]))
 def test_videomae(frames: int, ratio: float, attention: str) -> None:
     check(
         recipe_of(
@@ -91,6 +91,7 @@ def test_a_step_is_three_passes_and_one_of_what_is_frozen() -> None:
     recipe = recipe_of({"name": "nextvid", "predictor": PART, "decoder": PART})
     found = recipe.objective.build(recipe.encoder).flops(recipe.stages[0])
     trained = sum(flops for part, flops in found.forward.items() if part != "reference")
+    assert found.backward == 2 * trained
     assert found.step == 3 * trained + found.forward["reference"]
 
 
@@ -101,6 +102,15 @@ def test_what_is_not_computed_costs_nothing() -> None:
         for recipe in [recipe_of({"name": "nextvid", "predictor": PART, "decoder": PART}, weights=weights)]
     ]
     assert costs[0] > costs[1] == 0
+
+
+@pytest.mark.parametrize(("reference", "frozen"), [("ema", "reference"), ("online", "encoder")])
+def test_a_reference_without_gradient_is_counted_where_it_is_run(reference: str, frozen: str) -> None:
+    recipe = recipe_of({"name": "nextvid", "predictor": PART, "decoder": PART, "reference": reference})
+    check(recipe)
+    found = recipe.objective.build(recipe.encoder).flops(recipe.stages[0])
+    assert list(found.frozen) == [frozen]
+    assert found.step == 3 * sum(found.trained.values()) + found.frozen[frozen]
 
 
 def test_every_method_is_checked_here() -> None:

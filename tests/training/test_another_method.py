@@ -87,3 +87,25 @@ def test_keys_of_another_method_are_refused() -> None:
 def videomae_recipe_with(stages: list[dict[str, Any]]) -> Recipe:
     raw = videomae_recipe().model_dump(mode="json")
     return nano_recipe(encoder=raw["encoder"], objective=raw["objective"], stages=stages)
+
+
+@pytest.mark.parametrize("mask", [{"blocks": 0}, {"ratio": 0}, {"ratio": 0.05}])
+def test_a_mask_that_hides_nothing_leaves_nothing_to_learn(mask: dict[str, Any]) -> None:
+    stages = [{**stage.model_dump(mode="json"), "masks": [mask]} for stage in videomae_recipe().stages]
+    with pytest.raises(UserError, match=r"masks\[0\] hides none of the 4x4 places, so there is nothing to fill in"):
+        videomae_recipe_with(stages)
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
+    """Its stored recipe does not say what there was no setting for."""
+    pretrain(nano_recipe(), tmp_path / "old", until=4, console=QUIET)
+    stored = tmp_path / "old" / "recipe.yaml"
+    lines = [line for line in stored.read_text().splitlines(True) if "positions:" not in line]
+    assert len(lines) < len(stored.read_text().splitlines())
+    stored.write_text("".join(lines))
+    pretrain(nano_recipe(), tmp_path / "old", console=QUIET)
+    pretrain(nano_recipe(), tmp_path / "new", console=QUIET)
+    assert_equal_runs(tmp_path / "old", tmp_path / "new")
+    encoder = {**nano_recipe().model_dump(mode="json")["encoder"], "positions": "sincos"}
+    with pytest.raises(UserError, match=r"belongs to another recipe \(encoder\.positions: rope → sincos\)"):
+        pretrain(nano_recipe(encoder=encoder), tmp_path / "old", console=QUIET)

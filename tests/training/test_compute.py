@@ -46,6 +46,14 @@ def test_large_models_are_counted_without_being_made() -> None:
     assert encoder == pytest.approx(2 * parameters * tokens, rel=0.02)
 
 
+@pytest.mark.parametrize("size", ["small", "base", "vit_l", "vit_h"])
+def test_totals_beyond_64_bits(size: str) -> None:
+    recipe = load_recipe(f"videomae-{size}")
+    a_clip = clip_flops(recipe)[0].step
+    assert total_flops(recipe) == a_clip * 1024 * 375_000 > 2**63
+    assert cumulative_flops(recipe)[-1] == pytest.approx(total_flops(recipe), rel=1e-9)
+
+
 def test_the_control_costs_what_tiny_costs() -> None:
     tiny, control = load_recipe("tiny"), load_recipe("videomae-tiny")
     assert total_flops(control) == pytest.approx(total_flops(tiny), rel=0.01)
