@@ -46,7 +46,8 @@ def poison(checkpoint: Path) -> str:
 def test_a_run_that_nothing_touched_is_sound_and_stays_as_it_is(whole_run: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in whole_run.rglob("*")}
     checks = examine_run(whole_run)
-    quiet = [check for check in checks if check.name not in ("losses", "skill")]
+    # The losses of so short a run may rise, and its speed is that of whatever else the machine does.
+    quiet = [check for check in checks if check.name not in ("losses", "skill", "speed")]
     assert [check for check in quiet if check.state != "ok"] == []
     assert report(checks)["sound"] is True
     assert {p: p.stat().st_mtime_ns for p in whole_run.rglob("*")} == before
