@@ -238,7 +238,8 @@ def _sentence(error: Any, raw: dict[str, Any]) -> str:
         name = str(error["ctx"]["tag"])
         return f"there is no objective '{name}'{nearest(name, list(CONFIGS))}; objectives: {', '.join(CONFIGS)}"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key '{where}'{nearest(str(path[-1]), _known_keys(path[:-1], raw))}; see docs/recipes.md for all keys"
+        known = _known_keys(path[:-1], raw, error["loc"])
+        return f"unknown key '{where}'{nearest(str(path[-1]), known)}; see docs/recipes.md for all keys"
     if error["type"] in ("missing", "missing_argument"):
         return f"the key '{where}' is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
@@ -253,7 +254,8 @@ def _without_tags(location: tuple[int | str, ...]) -> list[int | str]:
     return path[:1] + path[2:] if path[:1] == ["objective"] and path[1:2] and path[1] in CONFIGS else path
 
 
-def _known_keys(path: list[Any], raw: dict[str, Any]) -> list[str]:
+def _known_keys(path: list[Any], raw: dict[str, Any], location: tuple[int | str, ...]) -> list[str]:
+    """The keys at a path; of a union's members only that of the one that pydantic chose, which ``location`` names."""
     owner: type[Strict] = Recipe
     if path[:1] == ["objective"]:
         owner, path = CONFIGS[raw["objective"].get("name", "nextvid")], path[1:]
@@ -262,7 +264,9 @@ def _known_keys(path: list[Any], raw: dict[str, Any]) -> list[str]:
     for part in path:
         nodes = _options(nodes, schema)
         nodes = [n["items"] if isinstance(part, int) else n["properties"][part] for n in nodes if _has(n, part)]
-    known = [key for node in _options(nodes, schema) for key in node.get("properties", {})]
+    found = _options(nodes, schema)
+    chosen = [node for node in found if node.get("title") in location]
+    known = [key for node in chosen or found for key in node.get("properties", {})]
     return [*known, "size"] if owner is Recipe and path == ["encoder"] else known
 
 

@@ -111,7 +111,7 @@ def test_an_unknown_key_that_is_like_no_other() -> None:
         ),
         (["stages", 0, "weights"], {"flow": 0, "alignment": 0}, "all loss weights are 0"),
         (["stages", 0, "masks", 0], {"ratio": 1}, "stages.0.masks.0: ratio=1.0 must lie in [0, 1)"),
-        (["stages", 0, "masks", 0], {"ratio": 0.5, "blocks": 2}, "unknown key 'stages.0.masks.0.blocks'"),
+        (["stages", 0, "masks", 0], {"ratio": 0.5, "blocks": 2}, "unknown key 'stages.0.masks.0.blocks'; see docs"),
         (
             ["objective", "name"],
             "videomea",
