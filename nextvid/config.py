@@ -119,6 +119,11 @@ class Recipe(Strict):
         """Steps of all stages together."""
         return sum(stage.steps for stage in self.stages)
 
+    @property
+    def longest_stage(self) -> int:
+        """The number of the stage with the most steps."""
+        return max(range(len(self.stages)), key=lambda number: self.stages[number].steps)
+
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe of a YAML file, or of a packaged name such as ``tiny``, with ``key.sub=value`` overrides on top."""

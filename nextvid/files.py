@@ -30,6 +30,11 @@ def replace_json(path: Path, value: Any) -> None:
     replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where there is no file."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def checksum(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as handle:

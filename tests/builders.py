@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from typing import Any, TypeVar
 
 import torch
@@ -157,3 +158,19 @@ def recipe_mapping() -> dict[str, Any]:
             }
         ],
     }
+
+
+class _References(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+
+
+def references(page: str) -> list[str]:
+    """Everything that a page refers to, within itself or elsewhere."""
+    parser = _References()
+    parser.feed(page)
+    return parser.found

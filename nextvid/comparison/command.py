@@ -13,6 +13,7 @@ from nextvid.comparison.words import spent_rows
 from nextvid.config import Recipe
 from nextvid.errors import UserError
 from nextvid.files import replace_json
+from nextvid.report.tables import score_words
 
 FORMAT_VERSION = 1
 SAME = 0.02
@@ -156,14 +157,7 @@ def table_of(found: dict[str, Any]) -> Table:
     for name in dict.fromkeys(name for run in runs for name in run["probes"]):
         table.add_section()
         benchmark, level, task = name.split("/")
-        table.add_row(f"{task} ({benchmark}, {level})", *[_score(run["probes"].get(name)) for run in runs])
+        table.add_row(f"{task} ({benchmark}, {level})", *[score_words(run["probes"].get(name)) for run in runs])
         untrained = [(run["probes"].get(name) or {}).get("baselines", {}).get("random_init") for run in runs]
-        table.add_row("  the same encoder untrained", *[_score(score) for score in untrained])
+        table.add_row("  the same encoder untrained", *[score_words(score) for score in untrained])
     return table
-
-
-def _score(found: dict[str, Any] | None) -> str:
-    if not found:
-        return "–"
-    low, high = found["ci95"]
-    return f"{100 * found['top1']:.1f} ({100 * low:.1f}–{100 * high:.1f})"

@@ -1,6 +1,5 @@
 """One run as a comparison sees it: its recipe, its rows, what it has cost so far, and the probes beside it."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxtyping import Float
 
 from nextvid.config import Recipe, load_recipe
 from nextvid.errors import UserError
+from nextvid.files import read_json
 from nextvid.inference.released import default_weights, find_released, is_released
 from nextvid.report.page import read_rows
 from nextvid.training.compute import cumulative_flops
@@ -92,14 +92,14 @@ def _open(name: str, origin: str, folder: Path) -> Subject:
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{folder} is no run: it holds no recipe.yaml")
     recipe = load_recipe(folder / "recipe.yaml")
-    metrics, rows = _json(folder / "metrics.json"), read_rows(folder)
+    metrics, rows = read_json(folder / "metrics.json"), read_rows(folder)
     subject = Subject(
-        name, origin, folder, recipe, rows, cumulative_flops(recipe).astype(float), metrics.get("pretrain", {}),
-        _json(folder / "environment.json"), _json(folder / "config.json"),
+        name, origin, folder, recipe, rows, cumulative_flops(recipe), metrics.get("pretrain", {}),
+        read_json(folder / "environment.json"), read_json(folder / "config.json"),
     )  # fmt: skip
     if not subject.step:
         raise UserError(f"{folder} has no row in metrics.jsonl yet: nothing to compare; go on with nextvid pretrain")
-    found = [*metrics.get("probe", {}).values(), *(_json(file) for file in sorted(folder.glob("probe_*.json")))]
+    found = [*metrics.get("probe", {}).values(), *(read_json(file) for file in sorted(folder.glob("probe_*.json")))]
     weights = default_weights(subject.exported.get("weights", ["ema"]))
     for probe in found:
         if probe.get("weights", weights) == weights:
@@ -139,7 +139,3 @@ def _machine(environment: dict[str, Any]) -> str | None:
     if not environment:
         return None
     return environment.get("accelerator") or f"{environment['processor']}, {environment['threads']} threads"
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}

@@ -31,6 +31,8 @@ class Measurement:
     train: RenderedClips
     test: RenderedClips
     config: ProbeConfig = field(default_factory=ProbeConfig)
+    baselines: dict[tuple[str, Any], dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """By name and shape, and then by task: what :func:`measure_baselines` has found so far."""
 
     def probe(self, encode: Encode, task: str, progress: bool = True) -> ProbeResult:
         """The attentive probe of one encoder on one task."""
@@ -121,6 +123,31 @@ def figures(
     }
 
 
+def measure_baselines(
+    config: EncoderConfig, measurement: Measurement, tasks: list[str], progress: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Every task's scores of what needs no learning, by name, and the supervised ceiling where there is one.
+
+    The measurement remembers them: another encoder of this shape shares them, and of any shape what reads pixels alone.
+    """
+    beside: dict[str, dict[str, Any]] = {task: {} for task in tasks}
+    for name, baseline in baseline_encoders(config).items():
+        shape = config if name == "random_init" else (config.patch, config.tubelet)
+        known = measurement.baselines.setdefault((name, shape), {})
+        missing = [task for task in tasks if task not in known]
+        if missing:
+            known |= {
+                task: score(result) for task, result in measurement.probe_all(baseline, missing, progress).items()
+            }
+        for task in tasks:
+            beside[task][name] = known[task]
+    for task in tasks:
+        ceiling = supervised_ceiling(measurement, task)
+        if ceiling:
+            beside[task]["supervised"] = ceiling
+    return beside
+
+
 def measure(
     encode: Encode,
     config: EncoderConfig,
@@ -134,14 +161,7 @@ def measure(
     The scores of ``others``, further trained encoders by name, stand beside ``top1`` under their names.
     """
     found = measurement.probe_all(encode, tasks, progress)
-    beside: dict[str, dict[str, Any]] = {task: {} for task in tasks}
-    for name, baseline in baseline_encoders(config).items():
-        for task, result in measurement.probe_all(baseline, tasks, progress).items():
-            beside[task][name] = score(result)
-    for task in tasks:
-        ceiling = supervised_ceiling(measurement, task)
-        if ceiling:
-            beside[task]["supervised"] = ceiling
+    beside = measure_baselines(config, measurement, tasks, progress)
     table = {task: figures(measurement, task, found[task], beside[task]) for task in tasks}
     for name, other in (others or {}).items():
         for task, result in measurement.probe_all(other, tasks, progress).items():

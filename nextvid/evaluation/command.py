@@ -13,6 +13,7 @@ from nextvid.evaluation.probe import ProbeConfig
 from nextvid.files import replace_json
 from nextvid.inference.load import LoadedEncoder, load
 from nextvid.inference.released import is_released
+from nextvid.report.tables import score_words
 
 FORMAT_VERSION = 1
 
@@ -62,7 +63,7 @@ def table_of(tasks: dict[str, dict[str, Any]]) -> Table:
         table.add_column(f"{name}: {figures['benchmark']} {figures['level']}", justify="right")
     for row in dict.fromkeys(row for figures in tasks.values() for row in _scores(figures)):
         cells = [_scores(figures).get(row) for figures in tasks.values()]
-        table.add_row(row.replace("_", " "), *[_cell(cell) for cell in cells])
+        table.add_row(row.replace("_", " "), *[score_words(cell) for cell in cells])
     return table
 
 
@@ -70,10 +71,3 @@ def _scores(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Every encoder's score on a task: this one, other trained ones, then the baselines."""
     others = {name: value for name, value in figures.items() if isinstance(value, dict) and "top1" in value}
     return {"this encoder": figures, **others, **figures["baselines"]}
-
-
-def _cell(score: dict[str, Any] | None) -> str:
-    if score is None:
-        return "–"
-    low, high = score["ci95"]
-    return f"{100 * score['top1']:.1f} ({100 * low:.1f}–{100 * high:.1f})"

@@ -10,7 +10,7 @@ import yaml
 from markupsafe import Markup
 
 from nextvid.errors import UserError
-from nextvid.files import replace_file
+from nextvid.files import read_json, replace_file
 from nextvid.inference.released import default_weights
 from nextvid.report import pictures as draw
 from nextvid.report.curves import curves, panels, svg
@@ -29,7 +29,7 @@ def write_report(run: Path, pictures: Pictures | None = None) -> Path:
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} holds no recipe.yaml; a page is made of a run's folder")
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    metrics, environment = _json(run / "metrics.json"), _json(run / "environment.json")
+    metrics, environment = read_json(run / "metrics.json"), read_json(run / "environment.json")
     rows = read_rows(run)
     text = template("page.html.j2").render(
         format_version=FORMAT_VERSION,
@@ -102,9 +102,9 @@ def _image(content: bytes, kind: str = "png") -> str:
 
 def _probes_beside(run: Path) -> dict[str, Any]:
     """What ``nextvid probe`` has left in the run's folder, by task and level."""
-    config = _json(run / "config.json")
+    config = read_json(run / "config.json")
     weights = default_weights(config["weights"]) if config else "ema"
-    found = [_json(file) for file in sorted(run.glob(f"probe_*_{weights}.json"))]
+    found = [read_json(file) for file in sorted(run.glob(f"probe_*_{weights}.json"))]
     return {f"{probe['task']} ({probe['level']})": probe for probe in found}
 
 
@@ -112,7 +112,3 @@ def _where_drawn(generation: dict[str, Any]) -> str:
     if "benchmark" in generation:
         return f"{generation['model']} on {generation['benchmark']}, {generation['level']}, test clips"
     return str(generation.get("footage", "Clips of the run's own sources"))
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}

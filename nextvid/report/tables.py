@@ -63,6 +63,12 @@ def cell(score: dict[str, Any] | None) -> Cell | None:
     return Cell(100 * score["top1"], 100 * low, 100 * high)
 
 
+def score_words(score: dict[str, Any] | None) -> str:
+    """A probe's score as in a paper's table, or a dash where there is none."""
+    found = cell(score)
+    return found.words if found else "–"
+
+
 def generation_rows(generation: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What was measured of the drawings: name, figures, meaning."""
     rows = []

@@ -37,7 +37,7 @@ def with_flops(recipe: Recipe, flops: int) -> Recipe:
 
     Raises ``UserError`` where the other stages alone cost more.
     """
-    longest = max(range(len(recipe.stages)), key=lambda number: recipe.stages[number].steps)
+    longest = recipe.longest_stage
     costs = step_flops(recipe)
     others = sum(costs[n] * stage.steps for n, stage in enumerate(recipe.stages) if n != longest)
     steps = round((flops - others) / costs[longest])

@@ -86,7 +86,7 @@ def _heaviest_step(trainer: Trainer, stage: int) -> int:
 def _stage_number(recipe: Recipe, stage: str | None) -> int:
     names = [s.name for s in recipe.stages]
     if stage is None:
-        return max(range(len(names)), key=lambda number: recipe.stages[number].steps)
+        return recipe.longest_stage
     if stage not in names:
         raise UserError(
             f"recipe '{recipe.name}' has no stage '{stage}'{nearest(stage, names)}; it has {', '.join(names)}"

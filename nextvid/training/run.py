@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from nextvid.config import Recipe, differences, parse_recipe, save_recipe
 from nextvid.errors import UserError
-from nextvid.files import replace_file, replace_json
+from nextvid.files import read_json, replace_file, replace_json
 from nextvid.objectives.protocol import Objective
 from nextvid.training.device import processor_name
 
@@ -111,7 +111,7 @@ class Run:
     def update_metrics(self, figures: dict[str, Any]) -> dict[str, Any]:
         """Merge ``figures`` into ``metrics.json``, one level deep; returns the whole."""
         file = self.path / "metrics.json"
-        merged: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"format_version": FORMAT_VERSION}
+        merged: dict[str, Any] = read_json(file) or {"format_version": FORMAT_VERSION}
         for key, value in figures.items():
             merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
         replace_json(file, merged)

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import recipe_mapping
+from builders import recipe_mapping, references
 from rich.console import Console
 
 from nextvid.comparison import compare_runs, table_of
@@ -160,17 +159,6 @@ def test_a_probe_of_an_earlier_step_is_not_passed_off_as_the_last(copies: list[s
     assert "not every run was probed on moving-sprites, plain: add --benchmark moving-sprites --level plain" in said
 
 
-class Fetched(HTMLParser):
-    """Everything that a page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
-
-
 def test_the_page_holds_the_table_the_curves_and_the_differences_and_needs_nothing(
     copies: list[str], tmp_path: Path
 ) -> None:
@@ -182,9 +170,9 @@ def test_the_page_holds_the_table_the_curves_and_the_differences_and_needs_nothi
     assert page.count("<svg") == 9
     for words in ("reconstruction: skill", "alignment: skill", "objective.predictor.depth", "ours", "control"):
         assert words in page
-    parser = Fetched()
-    parser.feed(page)
-    assert all(text.startswith(("data:image/", "#")) for text in parser.found)
+    found_in_page = references(page)
+    assert found_in_page
+    assert all(text.startswith(("data:image/", "#")) for text in found_in_page)
 
 
 def test_the_table_has_a_column_a_run(runs: list[str], tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ import io
 import json
 import re
 import shlex
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from builders import small_recipe
+from builders import references, small_recipe
 from PIL import Image
 
 from nextvid.config import save_recipe
@@ -85,17 +84,6 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class References(HTMLParser):
-    """Everything that a page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
-
-
 def test_the_page_holds_every_figure(run: Path) -> None:
     page = write_report(run, pictures()).read_text()
     for text in (
@@ -144,10 +132,9 @@ def test_there_is_no_number_where_nothing_differs(run: Path) -> None:
 
 
 def test_the_page_needs_nothing_beside_it(run: Path) -> None:
-    parser = References()
-    parser.feed(write_report(run, pictures()).read_text())
-    assert parser.found
-    assert all(text.startswith(("data:image/", "#")) for text in parser.found)
+    found = references(write_report(run, pictures()).read_text())
+    assert found
+    assert all(text.startswith(("data:image/", "#")) for text in found)
 
 
 def test_bars_stand_where_the_figures_say(run: Path) -> None:
