@@ -17,13 +17,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.nn.functional import adaptive_avg_pool2d
 
+from nextvid.data.backends import BackendChoice, choose_backend
 from nextvid.data.clip import BrokenFile, ClipSpec, Frames
 from nextvid.data.decode import (
     PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
-    BackendChoice,
     FileInfo,
-    choose_backend,
     decode_clip,
     probe_file,
 )

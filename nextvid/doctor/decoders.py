@@ -107,17 +107,18 @@ def _torchcodec(pyav: Trial) -> Check:
 
 
 def _choice() -> Check:
-    from nextvid.data.decode import choose_backend  # noqa: PLC0415
+    from nextvid.data.backends import choose_backend  # noqa: PLC0415
 
     return Check("decoder", "ok", f"data.decoder=auto takes {choose_backend('auto')} here")
 
 
 def _decode(path: Path, times: Float[np.ndarray, " frames"], backend: Backend) -> Clip:
     """By the back end itself: ``decode_clip`` would let PyAV stand in for a TorchCodec that fails."""
-    from nextvid.data import decode  # noqa: PLC0415
+    from nextvid.data import backends, decode  # noqa: PLC0415
+    from nextvid.data.locations import Place  # noqa: PLC0415
 
     if backend == "torchcodec":
-        return decode.decode_torchcodec(str(path), times, None)
+        return backends.decode_torchcodec(Place(str(path)), times, None)
     return decode.decode_clip(str(path), times)
 
 
