@@ -56,6 +56,71 @@ def pretrain(
 
 
 @app.command()
+def scan(
+    sources: Annotated[
+        list[str], typer.Argument(help="Folders, globs, lists (csv, txt, parquet), tars, URLs, NAME:ROOT.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest, a Parquet file.")] = Path("footage.parquet"),
+    everything: Annotated[bool, typer.Option(help="Decode every frame of large files too.")] = False,
+    min_frames: Annotated[int, typer.Option(min=1, help="A video of fewer frames is too short: the tubelet.")] = 2,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that a file may take.")] = 60.0,
+    recipe: Annotated[str, typer.Option(help="Say what this recipe would make of it.")] = "tiny",
+    against: Annotated[
+        str | None, typer.Option(help="Name what is also in this benchmark's test split; NAME, or NAME:ROOT.")
+    ] = None,
+    level: Annotated[str | None, typer.Option(help="With --against: a level of the benchmark.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Open every file of some footage and write down what is in it; the same command goes on where it stopped.
+
+    Example: nextvid scan my_videos -o footage.parquet
+    """
+    from nextvid.footage.command import scan_footage  # noqa: PLC0415
+    from nextvid.footage.scan import ScanSettings  # noqa: PLC0415
+
+    settings = ScanSettings(everything, min_frames)
+    console = Console(stderr=as_json)
+    _print(scan_footage(sources, out, settings, recipe, workers, timeout, against, level, console), as_json)
+
+
+@app.command()
+def prepare(
+    manifest: Annotated[Path, typer.Argument(help="A manifest that nextvid scan has written.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the shards.")],
+    short_side: Annotated[int, typer.Option(help="Pixels of the short side, where there are as many.")] = 256,
+    seconds: Annotated[float, typer.Option(help="The longest clip.")] = 10.0,
+    min_seconds: Annotated[float, typer.Option(help="Shorter shots are left out, unless a video has no other.")] = 0.5,
+    keyframes: Annotated[int, typer.Option(help="Frames from one key frame to the next.")] = 12,
+    crf: Annotated[int, typer.Option(help="The encoder's quality: lower is better and larger.")] = 23,
+    codec: Annotated[str, typer.Option(help="libx264 or libx265.")] = "libx264",
+    fps: Annotated[float | None, typer.Option(help="Frames a second at most; by default all are kept.")] = None,
+    shard_mb: Annotated[float, typer.Option(help="About how many million bytes make a shard.")] = 128.0,
+    quality: Annotated[int, typer.Option(help="Of the JPEGs that pictures become.")] = 95,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster's address, or local; its machines must see the same paths."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds without a new clip that a file may take.")] = 600.0,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all shards, and make damaged ones anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Re-encode footage to small clips that read fast, cut where shots begin; the same command goes on where it stopped.
+
+    Example: nextvid prepare footage.parquet -o shards
+    """
+    from nextvid.footage.plan import PrepareSettings  # noqa: PLC0415
+    from nextvid.footage.prepare import prepare_footage, table_of  # noqa: PLC0415
+
+    settings = PrepareSettings(short_side, seconds, min_seconds, keyframes, crf, codec, fps, shard_mb, quality)
+    console = Console(stderr=as_json)
+    found = prepare_footage(manifest, out, settings, workers, ray, verify, timeout, console)
+    console.print(table_of(found))
+    _print(found, as_json)
+
+
+@app.command()
 def probe(
     run: Annotated[str, typer.Argument(help="A run's folder, an encoder.safetensors, or nextvid-tiny.")],
     benchmark: Annotated[str, typer.Option(help="moving-sprites or camera-moves.")],

@@ -18,12 +18,16 @@ class Strict(BaseModel):
 
 
 class SourceConfig(Strict):
-    """Footage: a ``path`` (folder, file or glob), or a ``builtin`` by name; drawn in proportion to ``weight``."""
+    """Footage: a ``path`` (folder, file, glob, list, tar, URL, manifest or prepared shards), or a ``builtin`` by name.
+
+    Drawn in proportion to ``weight``; with ``clips_per_video`` *n* a pass over the footage takes *n* clips of each video.
+    """
 
     path: str | None = None
     builtin: str | None = None
     level: str | None = None
     weight: Annotated[float, Field(gt=0)] = 1.0
+    clips_per_video: Positive = 1
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "SourceConfig":
@@ -31,6 +35,8 @@ class SourceConfig(Strict):
             raise ValueError("a source needs either a path (a folder, file or glob) or the name of a builtin, not both")
         if self.level is not None and self.builtin is None:
             raise ValueError("only a builtin source has levels")
+        if self.clips_per_video != 1 and self.path is None:
+            raise ValueError("clips_per_video is for footage in files: a builtin source has none")
         return self
 
 
@@ -49,6 +55,8 @@ class DataConfig(Strict):
     augmentation: AugmentationConfig = AugmentationConfig()
     decoder: Literal["auto", "pyav", "torchcodec"] = "pyav"
     workers: Annotated[int, Field(ge=0)] = 1
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds that a clip may take before its worker is replaced and its file counts as broken."""
 
 
 def _kind_of_mask(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What a clip is: the contract between every source of footage and everything that reads clips."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,18 +27,45 @@ class BrokenFile(Exception):
         self.reason = reason
 
 
+class Broken(NamedTuple):
+    """A file that failed in attempt ``attempt`` at sample ``number``; ``lost``: it hung, or killed its worker."""
+
+    path: str
+    reason: str
+    number: int
+    attempt: int
+    lost: bool = False
+
+
 @runtime_checkable
 class Source(Protocol):
     """Footage to draw clips from."""
 
     name: str
+    items: int
+    """How many things there are to choose from, such as files; 1 where clips are made up. A mixture goes through all."""
 
-    def clip(self, draw: np.random.Generator, spec: ClipSpec) -> Frames:
-        """A random clip, a pure function of ``draw``: RGB uint8 ``(frames, size, size, 3)``.
+    def clip(self, draw: np.random.Generator, spec: ClipSpec, item: int) -> Frames:
+        """A random clip of ``item``, a pure function of it and ``draw``: RGB uint8 ``(frames, size, size, 3)``.
 
         Crop, flip and start time are drawn here, the same for all frames of the clip. Raises ``BrokenFile``.
         """
         ...
+
+    def describe(self, item: int) -> str:
+        """What ``item`` is called in a message: the path of a file."""
+        ...
+
+
+class MadeUp:
+    """What the sources have in common whose clips are made up, or cut from the built-in film."""
+
+    name: str
+    items: int = 1
+
+    def describe(self, item: int) -> str:
+        """The source's name: there are no files."""
+        return self.name
 
 
 @runtime_checkable

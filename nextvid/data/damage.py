@@ -2,9 +2,8 @@
 
 import os
 import struct
-from typing import BinaryIO
 
-from nextvid.data.locations import Place, open_place
+from nextvid.data.locations import Bytes, Place, open_place
 
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")
 _EBML = b"\x1a\x45\xdf\xa3"
@@ -33,6 +32,8 @@ def is_cut_short(place: Place) -> bool:
     """Whether the file ends before its own structure says; False for formats that do not say."""
     with open_place(place) as file:
         size = file.seek(0, os.SEEK_END)
+        if place.length is not None and size < place.length:
+            return True
         file.seek(0)
         head = file.read(64)
         if head[4:8] in _MP4_BOXES:
@@ -49,7 +50,7 @@ def is_cut_short(place: Place) -> bool:
     return False
 
 
-def _mp4_cut_short(file: BinaryIO, size: int) -> bool:
+def _mp4_cut_short(file: Bytes, size: int) -> bool:
     """Walk the outermost boxes: the last must end inside the file, and one must be the index (``moov``)."""
     position, indexed = 0, False
     while position + 8 <= size:

@@ -59,7 +59,8 @@ def probe_file(where: str | Place) -> FileInfo:
     place = place_of(where)
     with explained(place):
         with opened(place) as container:
-            info = describe(place, container, video_stream(place, container))
+            stream = video_stream(place, container)
+            info = describe(place, container, stream, first_frame(place, container, stream))
         if is_cut_short(place):
             raise BrokenFile(str(place), "truncated")
         return info
@@ -140,14 +141,18 @@ def _to_rgb(frame: Any, size: tuple[int, int] | None) -> UInt8[np.ndarray, "heig
     return np.rot90(picture, k=round(frame.rotation / 90), axes=(0, 1))
 
 
-def describe(place: Place, container: Any, stream: Any) -> FileInfo:
-    """What the headers of an opened file say; decodes its first frame. Raises ``BrokenFile``."""
-    codec = stream.codec_context
-    if codec.width * codec.height > MAX_PIXELS:
+def first_frame(place: Place, container: Any, stream: Any) -> Any:
+    """The first frame of an opened file, whose size is looked at before it is decoded. Raises ``BrokenFile``."""
+    if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
         raise BrokenFile(str(place), "too_large")
     frame = next(container.decode(stream), None)
     if frame is None:
         raise BrokenFile(str(place), "unreadable")
+    return frame
+
+
+def describe(place: Place, container: Any, stream: Any, frame: Any) -> FileInfo:
+    """What the headers of an opened file say; ``frame`` is its first."""
     turned = round(frame.rotation / 90) % 2 == 1
     width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
     if is_picture(place) or container.format.name.endswith("_pipe"):

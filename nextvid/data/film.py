@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch.nn.functional import interpolate
 
-from nextvid.data.clip import ClipSpec, Frames
+from nextvid.data.clip import ClipSpec, Frames, MadeUp
 from nextvid.data.transforms import Augmentation, draw_crop, resized_crop
 from nextvid.errors import UserError
 
@@ -128,7 +128,7 @@ def resize(frames: UInt8[np.ndarray, "frames h w 3"], height: int, width: int) -
 
 
 @dataclass
-class FilmClips:
+class FilmClips(MadeUp):
     """Clips of the film at ``spec.fps`` frames a second of true time, each inside one shot of ``split``.
 
     The start is uniform over all legal starts of all shots; frame *k* is the film frame shown ``k / spec.fps`` seconds
@@ -139,7 +139,7 @@ class FilmClips:
     augmentation: Augmentation = Augmentation()
     name: str = "film"
 
-    def clip(self, draw: np.random.Generator, spec: ClipSpec) -> Frames:
+    def clip(self, draw: np.random.Generator, spec: ClipSpec, item: int = 0) -> Frames:
         """A random clip, uint8 ``(frames, size, size, 3)``. Raises ``UserError`` if every shot is too short."""
         return _cropped(draw, load_film().frames, self.frame_numbers(draw, spec), spec.size, self.augmentation)
 
@@ -173,14 +173,14 @@ def _legal_starts(split: Split, frames: int, step: float) -> tuple[list[Shot], F
 
 
 @dataclass
-class FilmPictures:
+class FilmPictures(MadeUp):
     """Still clips: one film frame of a shot of ``split``, cropped once and repeated."""
 
     split: Split = "train"
     augmentation: Augmentation = Augmentation()
     name: str = "film-pictures"
 
-    def clip(self, draw: np.random.Generator, spec: ClipSpec) -> Frames:
+    def clip(self, draw: np.random.Generator, spec: ClipSpec, item: int = 0) -> Frames:
         """A random picture as a still clip, uint8 ``(frames, size, size, 3)``."""
         number = np.array([self.frame_number(draw)])
         picture = _cropped(draw, load_film().frames, number, spec.size, self.augmentation)

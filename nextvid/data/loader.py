@@ -1,20 +1,22 @@
 """Batches of clips, made in worker processes and handed over in the order of their plans."""
 
-import os
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from nextvid.data.clip import ClipSpec
-from nextvid.data.mixture import Mixture
+from nextvid.data.clip import Broken, ClipSpec, MadeUp
+from nextvid.data.crew import Bench, Crew, Here, Outcome, Postponed, Processes, Ring, Task, batch_bytes
+from nextvid.data.mixture import ATTEMPTS, Mixture, nothing_but_broken
 from nextvid.errors import UserError
+from nextvid.randomness import sample_key
+
+TRIES = 2
+"""How often an attempt must hang or kill its worker to be lost: once may be a suspended machine, or want of memory."""
 
 
 @dataclass(frozen=True)
@@ -33,49 +35,79 @@ class BatchPlan:
         """The clip that each sample is."""
         return ClipSpec(self.frames, self.fps, self.size)
 
+    @property
+    def bytes(self) -> int:
+        """The room that the batch takes on its way."""
+        return batch_bytes(self.batch, self.spec)
+
+    def part(self, rank: int, ranks: int) -> "BatchPlan":
+        """The samples of process ``rank`` of ``ranks``. Raises ``UserError`` where they do not divide."""
+        if self.batch % ranks:
+            raise UserError(
+                f"stages.batch={self.batch} cannot be shared evenly by {ranks} processes; make it a multiple of {ranks}"
+            )
+        share = self.batch // ranks
+        return replace(self, first_number=self.first_number + rank * share, batch=share)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips, uint8 ``(batch, frames, 3, size, size)``; the key of each; the files that failed on the way, with why."""
+    """Clips, uint8 ``(batch, frames, 3, size, size)``; the key of each; the files that failed on the way."""
 
     frames: UInt8[Tensor, "batch frames 3 size size"]
     keys: list[int]
-    broken: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A ``UserError`` on its way from a worker."""
-
-    message: str
+    broken: list[Broken] = field(default_factory=list)
 
 
 def batches(
-    mixtures: Sequence[Mixture], plans: Iterable[BatchPlan], workers: int = 0, seed: int = 0, *, prefetch: int = 2
-) -> Iterator[Batch]:
-    """The batches of ``plans``, in order, the same for any number of ``workers`` (0: in this process).
+    mixtures: Sequence[Mixture],
+    plans: Iterable[BatchPlan],
+    workers: int = 0,
+    seed: int = 0,
+    *,
+    prefetch: int = 2,
+    seconds: float = 60.0,
+    lost: Iterable[Broken] = (),
+    rank: int = 0,
+    ranks: int = 1,
+    pin: bool = False,
+) -> Generator[Batch, None, None]:
+    """The batches of ``plans``, in order, the same for any number of ``workers``, and across restarts.
 
-    Each worker makes whole batches, up to ``prefetch`` ahead. ``seed`` starts the workers' own random numbers, on which
-    no sample depends. Raises ``UserError`` as the mixture does.
+    Workers share the clips of up to ``prefetch`` batches each. One that takes over ``seconds`` for a clip, or dies, is
+    replaced, and the clip's file counts as broken (``Broken.lost``), here and wherever it is drawn later in the run.
+    With ``workers=0`` clips are made in this process: one that hangs hangs the run.
+
+    ``lost``: what the earlier part of a run lost, or more, so that a resumed run has the same clips. ``rank`` of
+    ``ranks`` has that part of every batch; joined in order the parts are the batch of one process, as long as a file
+    that hangs does so at every draw: a rank does not know what another has lost. ``pin``: the batch is in pinned memory,
+    where there is CUDA. ``seed`` starts the workers' own random numbers, on which no sample depends.
+
+    Raises ``UserError`` as the mixture does, and ``RuntimeError`` with the traceback of an error in a worker.
     """
-    loader: DataLoader = DataLoader(
-        _Batches(mixtures),
-        batch_size=None,
-        sampler=plans,
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        collate_fn=_unchanged,
-        worker_init_fn=_set_up_worker,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    for made in loader:
-        if isinstance(made, _Failure):
-            raise UserError(made.message)
-        yield made
+    listed = isinstance(plans, Sequence)
+    parts: Iterable[BatchPlan] = (plan.part(rank, ranks) for plan in plans)
+    parts = list(parts) if listed else parts
+    largest = max((plan.bytes for plan in parts), default=0) if listed else 0
+
+    def slot_bytes(plan: BatchPlan) -> int:
+        nonlocal largest
+        largest = max(largest, plan.bytes)
+        return largest
+
+    losses, slots = Losses(lost), max(1, workers * prefetch)
+    # A list fits one ring. A stream whose batches grow gets a larger one, and other workers, whenever they do.
+    for size, stretch in itertools.groupby(parts, slot_bytes):
+        bench = Bench(mixtures, Ring(slots, size))
+        crew: Crew = Processes(bench, workers, seconds, seed) if workers else Here(bench)
+        try:
+            yield from Line(bench, crew, losses, slots, pin).run(stretch)
+        finally:
+            crew.stop()
 
 
 def make_batch(mixture: Mixture, plan: BatchPlan) -> Batch:
-    """The batch of one plan."""
+    """The batch of one plan, made in this process."""
     numbers = range(plan.first_number, plan.first_number + plan.batch)
     samples = [mixture.sample(number, plan.spec) for number in numbers]
     return Batch(
@@ -85,33 +117,168 @@ def make_batch(mixture: Mixture, plan: BatchPlan) -> Batch:
     )
 
 
-class _Batches(Dataset):
-    """Whole batches, indexed by their plans."""
+class Losses:
+    """The attempts that were lost to a hang or a death, and their files, which later samples do without."""
 
-    def __init__(self, mixtures: Sequence[Mixture]) -> None:
-        self.mixtures = mixtures
+    def __init__(self, lost: Iterable[Broken] = ()) -> None:
+        self._attempts: dict[tuple[int, int], Broken] = {}
+        self._files: dict[str, Broken] = {}
+        for entry in lost:
+            self.add(entry)
 
-    def __getitem__(self, plan: BatchPlan) -> Batch | _Failure:
-        try:
-            return make_batch(self.mixtures[plan.mixture], plan)
-        except UserError as error:
-            return _Failure(str(error))
+    def add(self, entry: Broken) -> None:
+        """Keep an attempt, and the first that its file lost."""
+        self._attempts[_place(entry)] = entry
+        first = self._files.setdefault(entry.path, entry)
+        if _place(entry) < _place(first):
+            self._files[entry.path] = entry
+
+    def of(self, mixture: Mixture, number: int, attempt: int) -> Broken | None:
+        """What is said of an attempt without making it: that it was lost, or that its file was before it.
+
+        Only what comes before it in the order of samples counts, so that the answer is the same however far ahead the
+        workers are. Made-up clips have no file that could be at fault.
+        """
+        if not self._files:
+            return None
+        choice = mixture.choice(number, attempt)
+        first = self._files.get(mixture.describe(choice))
+        made_up = isinstance(mixture.sources[choice.source], MadeUp)
+        if first is not None and not made_up and _place(first) < (number, attempt):
+            return first._replace(number=number, attempt=attempt)
+        return self._attempts.get((number, attempt))
 
 
-def _unchanged(made: Any) -> Any:
-    return made
+def _place(entry: Broken) -> tuple[int, int]:
+    return entry.number, entry.attempt
 
 
-def _set_up_worker(_number: int) -> None:
-    """One thread; stop signals to the whole process group are left to the main process, which ends its workers."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+@dataclass
+class _Sample:
+    """A sample on its way: what became of each attempt that has ended, the one being made, and how often it failed."""
+
+    number: int
+    outcomes: dict[int, Broken | Exception | None] = field(default_factory=dict)
+    under_way: Task | None = None
+    tries: int = 0
 
 
-def _end_when_the_parent_says() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+@dataclass
+class _Pending:
+    """A batch on its way: all samples before place ``settled`` have their clips."""
+
+    plan: BatchPlan
+    slot: int
+    samples: list[_Sample]
+    settled: int = 0
+    broken: list[Broken] = field(default_factory=list)
+
+
+class Line:
+    """Batches on their way, in order: which attempts are made, and what they come to."""
+
+    def __init__(self, bench: Bench, crew: Crew, losses: Losses, slots: int, pin: bool) -> None:
+        self._bench, self._crew, self._losses = bench, crew, losses
+        self._pin = pin and torch.cuda.is_available()
+        self._free = list(range(slots))
+        self._pending: deque[_Pending] = deque()
+        self._in_slot: dict[int, _Pending] = {}
+
+    def run(self, plans: Iterator[BatchPlan]) -> Generator[Batch, None, None]:
+        """All batches."""
+        self._begin(plans)
+        while self._pending:
+            self._settle(self._pending[0])
+            batch = self._hand_over(self._pending.popleft())
+            self._begin(plans)
+            yield batch
+
+    def _begin(self, plans: Iterator[BatchPlan]) -> None:
+        """Fill the free slots."""
+        while self._free:
+            plan = next(plans, None)
+            if plan is None:
+                return
+            numbers = range(plan.first_number, plan.first_number + plan.batch)
+            pending = _Pending(plan, self._free.pop(), [_Sample(number) for number in numbers])
+            self._pending.append(pending)
+            self._in_slot[pending.slot] = pending
+            for place in range(plan.batch):
+                self._advance(pending, place)
+
+    def _settle(self, first: _Pending) -> None:
+        """Wait for every clip of the batch that is next; raise what stands in its way.
+
+        One sample after the other: whether a file is lost to a sample depends on those before it alone.
+        """
+        while True:
+            while (ended := self._crew.take(wait=False)) is not None:
+                self._note(*ended)
+            while first.settled < len(first.samples):
+                broken, then = self._advance(first, first.settled)
+                if isinstance(then, Exception):
+                    raise then
+                if then is not None:
+                    break
+                first.broken += broken
+                first.settled += 1
+            else:
+                return
+            ended = self._crew.take(wait=True)
+            assert ended is not None
+            self._note(*ended)
+
+    def _note(self, task: Task, outcome: Outcome) -> None:
+        pending = self._in_slot[task.slot]
+        sample = pending.samples[task.place]
+        sample.under_way = None
+        if isinstance(outcome, Broken) and outcome.lost:
+            self._doubt(sample, outcome)
+        elif not isinstance(outcome, Postponed):
+            sample.outcomes[task.attempt], sample.tries = outcome, 0
+        self._advance(pending, task.place)
+
+    def _doubt(self, sample: _Sample, outcome: Broken) -> None:
+        """Believe a loss the second time; either way whoever waits for that file asks again first, behind this one."""
+        sample.tries += 1
+        if sample.tries == TRIES:
+            sample.outcomes[outcome.attempt], sample.tries = outcome, 0
+            self._losses.add(outcome)
+        for pending in self._pending:
+            for task in (other.under_way for other in pending.samples):
+                if task is not None and self._bench.path(task) == outcome.path:
+                    self._bench.ring.postponed(task.slot, task.place)[0] = 1
+
+    def _advance(self, pending: _Pending, place: int) -> tuple[list[Broken], int | Exception | None]:
+        """Have the sample's next attempt made, if it needs one and none is being made; what :meth:`_so_far` says."""
+        sample, plan = pending.samples[place], pending.plan
+        broken, then = self._so_far(plan, sample)
+        if isinstance(then, int) and sample.under_way is None:
+            sample.under_way = Task(plan.mixture, sample.number, then, plan.spec, pending.slot, place)
+            self._bench.ring.postponed(pending.slot, place)[0] = 0
+            self._crew.submit(sample.under_way)
+        return broken, then
+
+    def _so_far(self, plan: BatchPlan, sample: _Sample) -> tuple[list[Broken], int | Exception | None]:
+        """The attempts that failed, and what follows them: an attempt still to end, an error, or a clip (None)."""
+        broken: list[Broken] = []
+        mixture = self._bench.mixtures[plan.mixture]
+        for attempt in range(ATTEMPTS):
+            lost = self._losses.of(mixture, sample.number, attempt)
+            if lost is None and attempt not in sample.outcomes:
+                return broken, attempt
+            outcome = lost or sample.outcomes[attempt]
+            if not isinstance(outcome, Broken):
+                return broken, outcome
+            broken.append(outcome)
+        return broken, UserError(nothing_but_broken(broken))
+
+    def _hand_over(self, pending: _Pending) -> Batch:
+        """A copy of the batch; its slot is free again."""
+        plan = pending.plan
+        shared = torch.from_numpy(self._bench.ring.batch(pending.slot, plan.batch, plan.spec))
+        frames = torch.empty(shared.shape, dtype=torch.uint8, pin_memory=self._pin).copy_(shared)
+        del self._in_slot[pending.slot]
+        self._free.append(pending.slot)
+        seed = self._bench.mixtures[plan.mixture].seed
+        return Batch(frames, [sample_key(seed, sample.number) for sample in pending.samples], pending.broken)

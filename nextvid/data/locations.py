@@ -3,8 +3,29 @@
 import io
 import os
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote, unquote_to_bytes
+
+
+@runtime_checkable
+class Bytes(Protocol):
+    """A file opened for reading bytes."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to ``size`` bytes, by default all."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place; returns it."""
+        ...
+
+    def close(self) -> None:
+        """Be done with it."""
+        ...
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *error: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -57,17 +78,17 @@ def written(path: str) -> str:
     return path
 
 
-def open_place(place: Place) -> BinaryIO:
+def open_place(place: Place) -> Bytes:
     """The bytes of ``place`` as a file that can seek; read only. Raises ``OSError``."""
     if is_remote(place.path):
         import fsspec  # noqa: PLC0415
 
-        file = cast(BinaryIO, fsspec.open(place.path, "rb").open())
+        file: Bytes = fsspec.open(place.path, "rb").open()
     else:
         file = open(local_path(place.path), "rb")  # noqa: SIM115
     if place.offset == 0 and place.length is None:
         return file
-    return cast(BinaryIO, io.BufferedReader(_Part(file, place.offset, place.length)))
+    return io.BufferedReader(_Part(file, place.offset, place.length))
 
 
 def size_of(place: Place) -> int:
@@ -79,7 +100,7 @@ def size_of(place: Place) -> int:
 class _Part(io.RawIOBase):
     """A range of a file as a file of its own."""
 
-    def __init__(self, file: BinaryIO, offset: int, length: int | None) -> None:
+    def __init__(self, file: Bytes, offset: int, length: int | None) -> None:
         self._file, self._offset, self._position = file, offset, 0
         left = max(0, file.seek(0, os.SEEK_END) - offset)
         self._length = left if length is None else min(length, left)

@@ -20,24 +20,29 @@ def check_footage(run: Path) -> Check:
     if unreadable:
         found = f"{BROKEN_FILE}: line {some(unreadable)} cannot be read"
         return Check("footage", "wrong", found, "remove it from the file, else the next start stops at it")
-    reports = [listed["report"] for listed in stored.values()]
-    found_files = sum(report["found"] for report in reports)
-    first = [path for report in reports for path, _ in report["broken_files"]]
-    return judge_footage(found_files, first, later, sum(report["too_short"] for report in reports))
+    summaries = [source["summary"] for source in stored.values()]
+    return judge_footage(
+        files=sum(summary["found"] for summary in summaries),
+        broken=sum(sum(summary["broken"].values()) for summary in summaries),
+        too_short=sum(summary["too_short"] for summary in summaries),
+        named=[path for source in stored.values() for path, _ in source["broken_files"]],
+        later=later,
+    )
 
 
-def judge_footage(files: int, first: list[str], later: list[str], too_short: int) -> Check:
-    """How ``first`` (broken at the start) and ``later`` (while clips were drawn) stand among so many files."""
+def judge_footage(files: int, broken: int, too_short: int, named: list[str], later: list[str]) -> Check:
+    """How many were ``broken`` at the start, of which some are ``named``, and ``later``, while clips were drawn."""
     if not files:
         return Check("footage", "ok", "built-in footage only")
-    broken = list(dict.fromkeys([*first, *later]))
-    share = len(broken) / files
+    later = [path for path in later if path not in named]
+    share = (broken + len(later)) / files
     found = (
-        f"{len(broken)} of {files} files broken ({share:.0%}; {len(later)} of them failed later), {too_short} too short"
+        f"{broken + len(later)} of {files} files broken ({share:.0%}; {len(later)} of them failed later), "
+        f"{too_short} too short"
     )
     if share <= SOME:
         return Check("footage", "ok", found)
-    mend = f"copy or convert them anew; {FOOTAGE_FILE} and {BROKEN_FILE} name all with reasons, such as {broken[0]}"
+    mend = f"copy or convert them anew; {FOOTAGE_FILE} and {BROKEN_FILE} name all with reasons, such as {[*named, *later][0]}"
     return Check("footage", "wrong" if share > MOST else "note", found, mend)
 
 
@@ -46,9 +51,9 @@ def _stored(file: Path) -> dict[str, Any] | str:
     if not file.is_file():
         return {}
     try:
-        stored = json.loads(file.read_text())
-        for listed in stored.values():
-            listed["report"]["found"], listed["report"]["broken_files"], listed["report"]["too_short"]
+        stored = json.loads(file.read_text())["sources"]
+        for source in stored.values():
+            source["broken_files"], [source["summary"][key] for key in ("found", "broken", "too_short")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{FOOTAGE_FILE} cannot be read ({error!r})"
     return stored

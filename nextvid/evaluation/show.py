@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from nextvid.config import Recipe
-from nextvid.data.footage import FolderSource
+from nextvid.data.footage import FootageSource
 from nextvid.data.loader import BatchPlan, make_batch
 from nextvid.data.mixture import Mixture
 from nextvid.data.transforms import normalise, to_uint8
@@ -80,7 +80,7 @@ def _clips_to_roll(recipe: Recipe, mixture: Mixture) -> Clips:
 
     A folder may hold short files, which are played back and forth, and that is no truth to compare a roll-out with.
     """
-    if not any(isinstance(source, FolderSource) for source in mixture.sources):
+    if not any(isinstance(source, FootageSource) for source in mixture.sources):
         with contextlib.suppress(UserError):
             return further_clips(recipe, mixture, ROLLED, times=2)
     return further_clips(recipe, mixture, ROLLED)

@@ -55,7 +55,7 @@ def _overlaid(lines: list[Line], key: str, title: str) -> Figure:
     figure = Figure(figsize=(4.6, 2.3), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
-    _dress(axes, title)
+    dress(axes, title)
     for line in lines:
         rows = [(spent, row) for spent, row in zip(line.spent / 1e12, line.rows, strict=True) if key in row]
         if rows:
@@ -100,7 +100,7 @@ def _figure(rows: list[dict[str, Any]], shown: list[tuple[str, str]], columns: i
     figure.patch.set_alpha(0)
     for number, (key, title) in enumerate(shown):
         axes = figure.add_subplot(lines, columns, number + 1)
-        _dress(axes, title)
+        dress(axes, title)
         _mark_stages(axes, rows)
         if key == "lr":
             _draw_rates(axes, rows)
@@ -109,7 +109,8 @@ def _figure(rows: list[dict[str, Any]], shown: list[tuple[str, str]], columns: i
     return figure
 
 
-def _dress(axes: Axes, title: str) -> None:
+def dress(axes: Axes, title: str) -> None:
+    """The page's look: a title on the left, thin lines, letters in the page's grey."""
     axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.patch.set_alpha(0)
     axes.tick_params(which="both", colors=INK, labelsize=8, length=2)

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from nextvid.config import Recipe
-from nextvid.data.loader import Batch, BatchPlan, batches, make_batch
+from nextvid.data.loader import Batch, BatchPlan, batches
 from nextvid.data.mixture import Mixture
 from nextvid.errors import Stopped, UserError
 from nextvid.objectives.protocol import Losses, Objective
@@ -32,7 +32,7 @@ from nextvid.training.checkpoint import (
 from nextvid.training.clock import Clock, timed
 from nextvid.training.device import device_of, warn_of_slow_half
 from nextvid.training.display import Display
-from nextvid.training.footage import BrokenFiles, build_mixtures, keep_file_lists
+from nextvid.training.footage import BrokenFiles, build_mixtures, keep_footage
 from nextvid.training.optim import build_optimiser, set_learning_rates
 from nextvid.training.release import start_from
 from nextvid.training.run import Run
@@ -72,7 +72,7 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
         )  # here, so that a wrong init stops before anything is written
     mixtures = build_mixtures(recipe, run.path, console)
     run.open(recipe)
-    keep_file_lists(mixtures, run.path)
+    keep_footage(mixtures, run.path)
     _resume(run, trainer, console)
     warn_of_slow_half(recipe.training.precision, trainer.device, console)
     if trainer.progress.step == 0 and recipe.init is not None:
@@ -116,8 +116,16 @@ def _train(trainer: Trainer, run: Run, mixtures: list[Mixture], end: int, stop: 
     broken = BrokenFiles(run.path, console)
     plans = [plan_of(trainer.schedule, step) for step in range(progress.step, end)]
     started = time.monotonic() - progress.seconds
-    with Display(console, end, progress.step) as display:
-        stream = batches(mixtures, plans, recipe.data.workers, recipe.seed)
+    stream = batches(
+        mixtures,
+        plans,
+        recipe.data.workers,
+        recipe.seed,
+        seconds=recipe.data.timeout,
+        lost=broken.lost,
+        pin=trainer.device.type == "cuda",
+    )
+    with Display(console, end, progress.step) as display, closing(stream):
         for batch in stream:
             losses, norm = train_step(trainer, batch)
             broken.add(batch.broken)
@@ -187,8 +195,8 @@ def plan_of(schedule: Schedule, step: int) -> BatchPlan:
 
 def first_clips(trainer: Trainer, mixture: Mixture) -> Batch:
     """Clips that an objective may measure before its first step."""
-    plan = replace(plan_of(trainer.schedule, 0), batch=STATISTICS_CLIPS)
-    batch = make_batch(mixture, plan)
+    plan, data = replace(plan_of(trainer.schedule, 0), batch=STATISTICS_CLIPS, mixture=0), trainer.recipe.data
+    (batch,) = batches([mixture], [plan], data.workers, trainer.recipe.seed, seconds=data.timeout)
     return replace(batch, frames=batch.frames.to(trainer.device))
 
 

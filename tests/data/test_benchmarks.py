@@ -20,7 +20,9 @@ from nextvid.data.film import Film, Shot, load_film
 from nextvid.errors import UserError
 
 SPEC = ClipSpec(8, 12.0, 48)
-LEVELS = [(name, level) for name in benchmarks.names() for level in (*benchmarks.levels(name), "still-0.5")]
+GENERATED = ("moving-sprites", "camera-moves")
+"""Made on the fly; those that are rendered once are in ``test_rendered_benchmarks.py``."""
+LEVELS = [(name, level) for name in GENERATED for level in (*benchmarks.levels(name), "still-0.5")]
 
 
 def draw(seed: int = 0) -> np.random.Generator:
@@ -31,7 +33,7 @@ def draw(seed: int = 0) -> np.random.Generator:
 
 
 def test_names_and_levels():
-    assert benchmarks.names() == ("moving-sprites", "camera-moves")
+    assert benchmarks.names() == (*GENERATED, "motion-capture", "ego-motion")
     assert benchmarks.levels("moving-sprites") == ("film", "still", "plain")
     assert benchmarks.levels("camera-moves") == ("still",)
 
@@ -72,7 +74,7 @@ def test_a_level_is_found_by_the_name_it_gives_itself():
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("name", benchmarks.names())
+@pytest.mark.parametrize("name", GENERATED)
 def test_classes_are_balanced_and_in_range(name, split):
     clips = benchmarks.load(name, "still", split, length=None if name == "moving-sprites" else 2400)
     labels = [clips.labels(index) for index in range(len(clips))]
@@ -90,7 +92,7 @@ def test_every_pair_of_motion_and_digit_is_equally_frequent():
 
 
 def test_the_tasks_have_the_classes_they_should():
-    sprites, camera = (benchmarks.load(name, "still", "test") for name in benchmarks.names())
+    sprites, camera = (benchmarks.load(name, "still", "test") for name in GENERATED)
     assert {task: len(classes) for task, classes in sprites.tasks.items()} == {"motion": 16, "digit": 10}
     assert {task: len(classes) for task, classes in camera.tasks.items()} == {"move": 12}
 
@@ -106,7 +108,7 @@ def test_a_clip_is_a_pure_function_of_its_index(name, level):
     assert first[0].dtype == np.uint8
 
 
-@pytest.mark.parametrize("name", benchmarks.names())
+@pytest.mark.parametrize("name", GENERATED)
 def test_there_is_no_clip_beyond_the_length(name):
     clips = benchmarks.load(name, "still", "test", length=3)
     for index in (-1, 3):
@@ -139,7 +141,7 @@ def test_any_spec_is_welcome(which, frames, fps, size):
     assert benchmarks.load(*which, "test").clip(3, spec).shape == (frames, size, size, 3)
 
 
-@pytest.mark.parametrize("name", benchmarks.names())
+@pytest.mark.parametrize("name", GENERATED)
 def test_every_size_shows_the_same_scene(name):
     clips = benchmarks.load(name, "still", "train")
     for index in range(0, 60, 5):

@@ -18,7 +18,7 @@ from media import (
     write_video,
 )
 
-from nextvid.data import backends
+from nextvid.data import backends as choosing
 from nextvid.data.backends import choose_backend
 from nextvid.data.clip import BrokenFile
 from nextvid.data.decode import decode_clip, probe_file
@@ -247,7 +247,7 @@ def test_damage_of_any_kind_is_a_broken_file_or_a_picture(videos, tmp_path, suff
 
 
 def test_a_back_end_that_does_not_work(monkeypatch):
-    monkeypatch.setattr(backends, "_torchcodec_problem", lambda: "no libavutil")
+    monkeypatch.setattr(choosing, "_torchcodec_problem", lambda: "no libavutil")
     choose_backend.cache_clear()
     try:
         assert choose_backend("auto") == "pyav"

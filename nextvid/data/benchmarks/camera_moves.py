@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch.nn.functional import grid_sample
 
 from nextvid.data.benchmarks.levels import Level, flatten, to_bytes
-from nextvid.data.clip import ClipSpec, Frames
+from nextvid.data.clip import ClipSpec, Frames, MadeUp
 from nextvid.data.film import FilmPictures, Split, load_film, resize
 from nextvid.data.transforms import mirrored
 from nextvid.randomness import generator
@@ -94,13 +94,13 @@ class CameraMoves:
 
 
 @dataclass
-class CameraClips:
+class CameraClips(MadeUp):
     """Unlabelled clips of the train part, moves drawn at random: footage to pretrain on."""
 
     level: Level
     name: str = "camera-moves"
 
-    def clip(self, draw: np.random.Generator, spec: ClipSpec) -> Frames:
+    def clip(self, draw: np.random.Generator, spec: ClipSpec, item: int = 0) -> Frames:
         """A random clip, uint8 ``(frames, size, size, 3)``."""
         return render(draw, "train", self.level, spec, move=int(draw.integers(len(MOVES))))
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 
 from nextvid.data.benchmarks.digits import DIGITS, load_digits
 from nextvid.data.benchmarks.levels import Level, flatten, mean_colour, to_bytes
-from nextvid.data.clip import ClipSpec, Frames
+from nextvid.data.clip import ClipSpec, Frames, MadeUp
 from nextvid.data.film import FilmClips, FilmPictures, Split
 from nextvid.randomness import generator
 
@@ -103,13 +103,13 @@ class MovingSprites:
 
 
 @dataclass
-class SpriteClips:
+class SpriteClips(MadeUp):
     """Unlabelled clips of the train part, motions and digits drawn at random: footage to pretrain on."""
 
     level: Level
     name: str = "moving-sprites"
 
-    def clip(self, draw: np.random.Generator, spec: ClipSpec) -> Frames:
+    def clip(self, draw: np.random.Generator, spec: ClipSpec, item: int = 0) -> Frames:
         """A random clip, uint8 ``(frames, size, size, 3)``."""
         motion, digit = int(draw.integers(len(MOTIONS))), int(draw.integers(len(DIGITS)))
         return render(draw, "train", self.level, spec, motion=motion, digit=digit)

@@ -1,12 +1,17 @@
 """Small real files whose frames say which they are."""
 
 import struct
+import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+from nextvid.data.footage import FootageSource
+from nextvid.data.manifest import Manifest
+from nextvid.footage.scan import scan
 
 BITS = 8
 TICKS = 1000
@@ -95,3 +100,10 @@ def cut_short(source: Path, path: Path, share: float = 0.6) -> Path:
     data = source.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
+
+
+def footage_of(path: Path | str, manifest: Path | None = None, **settings) -> FootageSource:
+    """A source of what ``path`` holds, scanned into ``manifest``, by default in a folder of its own."""
+    out = manifest or Path(tempfile.mkdtemp(prefix="nextvid-test-")) / "manifest.parquet"
+    scan([str(path)], out, workers=1)
+    return FootageSource(Manifest(out), **settings)

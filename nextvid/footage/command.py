@@ -1,0 +1,56 @@
+"""The verb ``scan``: the manifest, its figures as JSON, its page, and what is in both it and a benchmark."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+
+from nextvid.config import load_recipe
+from nextvid.data.manifest import SCHEMA, broken_rows, explained_writing, read_rows
+from nextvid.errors import UserError
+from nextvid.files import replace_json
+from nextvid.footage.page import table_of, write_page
+from nextvid.footage.prospect import prospect
+from nextvid.footage.scan import ScanSettings, scan
+
+TAKEN = (".json", ".html", ".arrow", ".journal")
+
+
+def scan_footage(
+    sources: list[str],
+    out: Path,
+    settings: ScanSettings,
+    recipe: str,
+    workers: int | None,
+    timeout: float,
+    against: str | None,
+    level: str | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Scan into the manifest ``out``; its figures go beside it as JSON and on a page. Returns the figures."""
+    if out.suffix in TAKEN:
+        raise UserError(f"-o {out}: {out.suffix} is what goes beside a manifest; call it {out.with_suffix('.parquet')}")
+    if out.is_dir():
+        raise UserError(f"-o {out} is a folder; name the manifest in it, such as {out / 'footage.parquet'}")
+    if level is not None and against is None:
+        raise UserError("--level is a level of the benchmark that --against names; name one, or leave it out")
+    chosen = load_recipe(recipe)
+    summary = scan(sources, out, settings, workers, timeout, console)
+    rows = pa.Table.from_batches(read_rows(out), SCHEMA)
+    found = {**summary, "manifest": str(out), "recipe": chosen.name, "prospect": prospect(rows, chosen)}
+    page = out.with_suffix(".html")
+    command = ["nextvid", "scan", *sources, "-o", str(out)]
+    with explained_writing(page):
+        replace_json(out.with_suffix(".json"), found)
+        write_page(page, sources, rows, summary, chosen.name, found["prospect"], command)
+    console.print(table_of(summary, found["prospect"]))
+    for path, reason in broken_rows(out, 10):
+        console.print(f"  left out: {path!r} ({reason})", highlight=False, markup=False)
+    if against is not None:
+        from nextvid.footage.contamination import contamination_table, find_contamination  # noqa: PLC0415
+
+        found["against"] = find_contamination(out, against, level, console)
+        console.print(contamination_table(found["against"]))
+    console.print(f"manifest: {out}\npage: {page}", highlight=False, markup=False)
+    return found
