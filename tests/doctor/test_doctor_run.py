@@ -266,8 +266,9 @@ def test_learning_rates_of_another_schedule_are_wrong(run: Path, diagnose: Diagn
 
 def write_footage(run: Path, found: int, broken: int, later: int) -> None:
     named = [(f"/videos/{number}.mp4", "truncated") for number in range(broken)]
-    listed = {"found": found, "broken_files": named, "too_short": 1}
-    (run / "footage.json").write_text(json.dumps({"videos": {"report": listed}}))
+    summary = {"found": found, "broken": {"truncated": broken}, "too_short": 1}
+    kept = {"manifest": "footage/0.parquet", "digest": "", "summary": summary, "broken_files": named}
+    (run / "footage.json").write_text(json.dumps({"format_version": 2, "sources": {"videos": kept}}))
     rows = [{"path": f"/videos/later-{number}.mp4", "reason": "unreadable"} for number in range(later)]
     (run / "broken_files.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -282,7 +283,7 @@ def test_broken_files_count_by_their_share(run: Path, diagnose: Diagnose, broken
 
 
 def test_a_file_that_broke_twice_counts_once() -> None:
-    assert judge_footage(10, ["a"], ["a"], 0).found.startswith("1 of 10")
+    assert judge_footage(10, 1, 0, ["a"], ["a"]).found.startswith("1 of 10")
 
 
 @pytest.mark.parametrize(
