@@ -123,7 +123,7 @@ def prepare(
 @app.command()
 def probe(
     run: Annotated[str, typer.Argument(help="A run's folder, an encoder.safetensors, or nextvid-tiny.")],
-    benchmark: Annotated[str, typer.Option(help="moving-sprites or camera-moves.")],
+    benchmark: Annotated[str, typer.Option(help="moving-sprites, camera-moves, motion-capture, ego-motion.")],
     level: Annotated[str | None, typer.Option(help="A level of the benchmark; by default its first.")] = None,
     task: Annotated[str | None, typer.Option(help="A task of the benchmark; by default its first.")] = None,
     weights: Annotated[str | None, typer.Option(help="ema or online; by default ema where there is one.")] = None,

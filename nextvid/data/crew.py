@@ -107,10 +107,10 @@ class Bench:
         if self.ring.postponed(task.slot, task.place)[0]:
             return Postponed()
         try:
-            clip = self.mixtures[task.mixture].attempt(task.number, task.attempt, task.spec)
+            clip = self.mixtures[task.mixture].clip(task.number, task.attempt, task.spec)
         except BrokenFile as error:
             return Broken(error.path, error.reason, task.number, task.attempt)
-        self.ring.clip(task.slot, task.place, task.spec)[...] = clip.numpy()
+        self.ring.clip(task.slot, task.place, task.spec)[...] = clip.transpose(0, 3, 1, 2)
         return None
 
     def lost(self, task: Task, reason: str) -> Broken:

@@ -1,10 +1,12 @@
 """Batches of clips, made in worker processes and handed over in the order of their plans."""
 
 import itertools
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -174,12 +176,31 @@ class _Pending:
     broken: list[Broken] = field(default_factory=list)
 
 
+class _Copies:
+    """Copies of batches, in memory that is used again as soon as nobody holds the copy: fresh pages cost far more."""
+
+    def __init__(self, pin: bool) -> None:
+        self._pin = pin
+        self._spare: list[np.ndarray] = []
+
+    def of(self, shared: UInt8[np.ndarray, "..."]) -> UInt8[Tensor, "..."]:
+        if self._pin:  # PyTorch keeps pinned memory itself
+            return torch.empty(shared.shape, dtype=torch.uint8, pin_memory=True).copy_(torch.from_numpy(shared))
+        fitting = bool(self._spare) and self._spare[-1].shape == shared.shape
+        memory = self._spare.pop() if fitting else np.empty_like(shared)
+        self._spare.clear()
+        np.copyto(memory, shared)
+        lent = memory.view()  # the tensor and all its views keep this alive
+        weakref.finalize(lent, self._spare.append, memory)
+        return torch.from_numpy(lent)
+
+
 class Line:
     """Batches on their way, in order: which attempts are made, and what they come to."""
 
     def __init__(self, bench: Bench, crew: Crew, losses: Losses, slots: int, pin: bool) -> None:
         self._bench, self._crew, self._losses = bench, crew, losses
-        self._pin = pin and torch.cuda.is_available()
+        self._copies = _Copies(pin and torch.cuda.is_available())
         self._free = list(range(slots))
         self._pending: deque[_Pending] = deque()
         self._in_slot: dict[int, _Pending] = {}
@@ -276,8 +297,7 @@ class Line:
     def _hand_over(self, pending: _Pending) -> Batch:
         """A copy of the batch; its slot is free again."""
         plan = pending.plan
-        shared = torch.from_numpy(self._bench.ring.batch(pending.slot, plan.batch, plan.spec))
-        frames = torch.empty(shared.shape, dtype=torch.uint8, pin_memory=self._pin).copy_(shared)
+        frames = self._copies.of(self._bench.ring.batch(pending.slot, plan.batch, plan.spec))
         del self._in_slot[pending.slot]
         self._free.append(pending.slot)
         seed = self._bench.mixtures[plan.mixture].seed

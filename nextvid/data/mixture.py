@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from nextvid.data.clip import Broken, BrokenFile, ClipSpec, Source
+from nextvid.data.clip import Broken, BrokenFile, ClipSpec, Frames, Source
 from nextvid.data.permutation import Permutation
 from nextvid.errors import UserError
 from nextvid.randomness import generator, sample_key
@@ -75,10 +75,13 @@ class Mixture:
 
     def attempt(self, number: int, attempt: int, spec: ClipSpec) -> UInt8[Tensor, "frames 3 size size"]:
         """The clip of one attempt at a sample. Raises ``BrokenFile``."""
+        return torch.from_numpy(np.ascontiguousarray(self.clip(number, attempt, spec).transpose(0, 3, 1, 2)))
+
+    def clip(self, number: int, attempt: int, spec: ClipSpec) -> Frames:
+        """What :meth:`attempt` gives, as its source has made it: ``(frames, size, size, 3)``."""
         choice = self.choice(number, attempt)
         draw = generator("clip", sample_key(self.seed, number), attempt)
-        clip = self.sources[choice.source].clip(draw, spec, choice.item)
-        return torch.from_numpy(np.ascontiguousarray(clip.transpose(0, 3, 1, 2)))
+        return self.sources[choice.source].clip(draw, spec, choice.item)
 
     def sample(self, number: int, spec: ClipSpec) -> Sample:
         """Sample ``number`` of the run, a pure function of (seed, ``number``, ``spec``).

@@ -10,7 +10,8 @@ from nextvid.config import load_recipe
 from nextvid.data.manifest import SCHEMA, broken_rows, explained_writing, read_rows
 from nextvid.errors import UserError
 from nextvid.files import replace_json
-from nextvid.footage.page import table_of, write_page
+from nextvid.footage.listing import official_split
+from nextvid.footage.page import counts_in_words, table_of, write_page
 from nextvid.footage.prospect import prospect
 from nextvid.footage.scan import ScanSettings, scan
 
@@ -38,13 +39,23 @@ def scan_footage(
     chosen = load_recipe(recipe)
     summary = scan(sources, out, settings, workers, timeout, console)
     rows = pa.Table.from_batches(read_rows(out), SCHEMA)
-    found = {**summary, "manifest": str(out), "recipe": chosen.name, "prospect": prospect(rows, chosen)}
+    splits = [split for source in sources if (split := official_split(source)) is not None]
+    official = [{**split.summary(), "classes": len(split.classes)} for split in splits]
+    found = {
+        **summary,
+        "official": official,
+        "manifest": str(out),
+        "recipe": chosen.name,
+        "prospect": prospect(rows, chosen),
+    }
     page = out.with_suffix(".html")
     command = ["nextvid", "scan", *sources, "-o", str(out)]
     with explained_writing(page):
         replace_json(out.with_suffix(".json"), found)
-        write_page(page, sources, rows, summary, chosen.name, found["prospect"], command)
-    console.print(table_of(summary, found["prospect"]))
+        write_page(page, sources, rows, found, splits, command)
+    console.print(table_of(found))
+    for split in splits:
+        console.print(counts_in_words(split), highlight=False, markup=False)
     for path, reason in broken_rows(out, 10):
         console.print(f"  left out: {path!r} ({reason})", highlight=False, markup=False)
     if against is not None:

@@ -67,6 +67,10 @@ class Journal:
         options = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="error")
         return pa.json.read_json(self._file, parse_options=options).select(SCHEMA.names).cast(SCHEMA)
 
+    def fileno(self) -> int:
+        """The descriptor that holds the lock."""
+        return self._file.fileno()
+
     def close(self) -> None:
         """Let another scan have it."""
         self._file.close()

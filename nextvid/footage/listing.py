@@ -1,11 +1,14 @@
 """What footage there is: the files that folders, globs, lists, tars and URLs come to, not opened yet."""
 
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
+from nextvid.data.benchmarks import official
+from nextvid.data.benchmarks.official.split import OfficialSplit
 from nextvid.data.decode import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from nextvid.data.locations import Place, is_remote, written
 from nextvid.errors import UserError
@@ -43,9 +46,7 @@ def list_sources(sources: Iterable[str]) -> Iterator[Entry]:
 
 
 def _list_source(source: str) -> Iterator[Entry]:
-    from nextvid.data.benchmarks import official  # noqa: PLC0415
-
-    if source.partition(":")[0] in official.names() and ":" in source:
+    if official_split(source) is not None:
         yield from _official(source)
     elif is_remote(source):
         yield from _remote(source)
@@ -131,13 +132,27 @@ def _remote(source: str) -> Iterator[Entry]:
             yield Entry(Place(system.unstrip_protocol(name)))
 
 
-def _official(source: str) -> Iterator[Entry]:
-    """Both splits of a benchmark in its own layout; a file that its annotation names and that is not there is broken."""
-    from nextvid.data.benchmarks import official  # noqa: PLC0415
+def official_split(source: str) -> OfficialSplit | None:
+    """What ``NAME:ROOT`` (the train split of an official benchmark) or ``NAME/test:ROOT`` holds; None for other sources."""
+    name, colon, root = source.partition(":")
+    name, _, split = name.partition("/")
+    if not colon or name not in official.names():
+        return None
+    return _read_official(f"{name}:{root}", split or "train")
 
-    for split in ("train", "test"):
-        listed = official.read(source, split)
-        for item in listed.entries:
-            inside = Place(written(item.archive or ""), item.offset, item.length, item.path)
-            yield Entry(inside if item.archive else Place(written(item.path)), listed.classes[item.label])
-        yield from (Entry(Place(written(path))) for path in listed.missing)
+
+@functools.lru_cache(maxsize=4)
+def _read_official(name_and_root: str, split: str) -> OfficialSplit:
+    """Kept, since the listing of a large benchmark takes its time and the counts are asked for again."""
+    return official.read(name_and_root, split)
+
+
+def _official(source: str) -> Iterator[Entry]:
+    """A benchmark in its own layout; a file that its annotation names and that is not there is broken."""
+    listed = official_split(source)
+    assert listed is not None
+    for item in listed.entries:
+        inside = Place(written(item.archive or ""), item.offset, item.length, item.path)
+        yield Entry(inside if item.archive else Place(written(item.path)), listed.classes[item.label])
+    root = official.find(source.replace("/test:", ":", 1).replace("/train:", ":", 1))[1]
+    yield from (Entry(Place(written(str(root / name))), reason="unreadable") for name in listed.missing)

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
+from rich.filesize import decimal
 from rich.table import Table
 
+from nextvid.data.benchmarks.official.split import OfficialSplit
 from nextvid.files import replace_file
 from nextvid.report.curves import COLOURS, svg
 from nextvid.report.histograms import histogram, stacked
@@ -61,7 +63,16 @@ def counts_of(summary: dict[str, Any]) -> list[Count]:
     ]
 
 
-def table_of(summary: dict[str, Any], prospect: list[dict[str, Any]]) -> Table:
+def counts_in_words(split: OfficialSplit) -> str:
+    """The published count of a benchmark's split beside what is there, and how its class map begins and ends."""
+    counts, classes = split.summary(), split.classes
+    return (
+        f"{split.name}, {split.split}: {counts['official']} published, {counts['listed']} listed, {counts['found']} found, "
+        f"{counts['missing']} missing; {len(classes)} classes, 0 = {classes[0]!r} … {len(classes) - 1} = {classes[-1]!r}"
+    )
+
+
+def table_of(summary: dict[str, Any]) -> Table:
     """The counts, the hours, and what the recipe would make of it, for a terminal."""
     table = Table(title=f"{summary['found']} files found, {summary['hours']:.2f} hours usable")
     table.add_column("")
@@ -69,7 +80,7 @@ def table_of(summary: dict[str, Any], prospect: list[dict[str, Any]]) -> Table:
     table.add_column("")
     for row in counts_of(summary):
         table.add_row(row.title, str(row.count), row.meaning)
-    for stage in prospect:
+    for stage in summary["prospect"]:
         words = f"clips of {stage['clip_seconds']:.2f} s; the stage draws {stage['draws']}, each file {stage['epochs']:.2f} times"
         table.add_row(f"stage {stage['stage']}", str(stage["clips"]), words)
     return table
@@ -80,11 +91,10 @@ def write_page(
     sources: Sequence[str],
     rows: pa.Table,
     summary: dict[str, Any],
-    recipe: str,
-    prospect: list[dict[str, Any]],
+    splits: Sequence[OfficialSplit],
     command: list[str],
 ) -> None:
-    """Write the page, which needs nothing beside it."""
+    """Write the page, which needs nothing beside it; ``splits``: the official benchmarks among the sources."""
     counts = counts_of(summary)
     bar = {row.title: row.count for row in counts if row.colour}
     left_out = rows.filter(pc.not_equal(rows["status"], "usable")).select(["path", "name", "status", "reason"])
@@ -100,8 +110,7 @@ def write_page(
         counts=counts,
         facts=_facts(summary),
         histograms=[Markup(svg(figure)) for figure in _histograms(rows)],
-        recipe=recipe,
-        prospect=prospect,
+        official=[(counts_in_words(split), list(enumerate(split.classes))) for split in splits],
         left_out=named,
         more=left_out.num_rows - len(named),
         command=shlex.join(command),
@@ -115,7 +124,7 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("videos", str(summary["videos"])),
         ("pictures", str(summary["pictures"])),
         ("hours", f"{summary['hours']:.2f}"),
-        ("size", f"{summary['bytes'] / 1e9:.3f} GB"),
+        ("size", decimal(summary["bytes"])),
         ("codecs", codecs or "–"),
         ("rotated in the header", str(summary["rotated"])),
         ("labels", str(summary["labels"])),

@@ -2,11 +2,10 @@
 
 import multiprocessing
 import os
-import signal
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,15 @@ from rich.progress import (
 )
 
 from nextvid.data.clip import BrokenFile
-from nextvid.data.locations import Place, is_remote, local_path
 from nextvid.data.manifest import BATCH_ROWS, SCHEMA, is_manifest, read_facts, read_rows, write_manifest
 from nextvid.errors import UserError
 from nextvid.footage.duplicates import mark_duplicates
 from nextvid.footage.inspect import content_of, inspect_file
 from nextvid.footage.journal import Journal
+from nextvid.footage.known import Key, Known, key_of
 from nextvid.footage.listing import Entry, list_sources
 from nextvid.footage.summary import summarise
+from nextvid.processes import follow
 from nextvid.signals import stoppable
 
 SECONDS = 60.0
@@ -46,31 +46,6 @@ class ScanSettings:
 
     everything: bool = False
     min_frames: int = 2
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What says that a file is the one that was looked at before."""
-
-    place: tuple[str, int]
-    bytes: int | None
-    modified: float | None
-
-
-@dataclass
-class _Known:
-    """Rows from an earlier scan, by the file that each is of."""
-
-    rows: pa.Table
-    numbers: dict[_Key, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        columns = self.rows.select(["path", "offset", "bytes", "modified"])
-        at = 0
-        for batch in columns.to_batches(BATCH_ROWS):
-            for path, offset, size, modified in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                self.numbers[_Key((path, offset), size, modified)] = at
-                at += 1
 
 
 def scan(
@@ -90,7 +65,7 @@ def scan(
     journal = Journal(out, asdict(settings))
     try:
         entries = list(list_sources(sources))
-        known = _Known(pa.concat_tables([_rows_before(out, settings), journal.rows()]))
+        known = Known(pa.concat_tables([_rows_before(out, settings), journal.rows()]))
         with stoppable("what was scanned is kept"):
             order, fresh = _look_at(entries, known, journal, settings, workers or os.cpu_count() or 1, seconds, console)
         rows = pa.concat_tables([known.rows, journal.rows().slice(journal.rows().num_rows - fresh)])
@@ -124,7 +99,7 @@ def _in_order(rows: pa.Table, order: "array[int]", entries: Sequence[Entry]) -> 
 
 def _look_at(
     entries: Sequence[Entry],
-    known: _Known,
+    known: Known,
     journal: Journal,
     settings: ScanSettings,
     workers: int,
@@ -136,10 +111,10 @@ def _look_at(
     waiting: list[int] = []
     first: dict[tuple[str, int], int] = {}
     again: list[int] = []
-    keys: dict[int, _Key] = {}
+    keys: dict[int, Key] = {}
     for number, entry in enumerate(entries):
-        key = _key_of(entry.place)
-        order[number] = known.numbers.get(key, -1)
+        key = key_of(entry.place)
+        order[number] = known.find(key)
         if order[number] < 0 and first.setdefault(key.place, number) == number:
             waiting.append(number)
             keys[number] = key
@@ -148,7 +123,7 @@ def _look_at(
     fresh = 0
     work = ((number, entries[number], settings) for number in waiting)
     with _progress(console, len(entries) - len(again), len(waiting)) as advance:
-        for number, row in _looked_at(work, workers, seconds):
+        for number, row in _looked_at(work, workers, seconds, journal.fileno()):
             key = keys.pop(number)
             row["modified"] = key.modified
             row["bytes"] = row["bytes"] if key.bytes is None else key.bytes
@@ -157,27 +132,20 @@ def _look_at(
             fresh += 1
             advance(row)
     for number in again:
-        order[number] = order[first[_key_of(entries[number].place).place]]
+        order[number] = order[first[key_of(entries[number].place).place]]
     return order, fresh
-
-
-def _key_of(place: Place) -> _Key:
-    try:
-        found = None if is_remote(place.path) else os.stat(local_path(place.path))
-    except (OSError, ValueError):
-        found = None
-    size = place.length if place.length is not None else found.st_size if found else None
-    return _Key((place.path, place.offset), size, found.st_mtime if found else None)
 
 
 Work = tuple[int, Entry, ScanSettings]
 
 
-def _looked_at(work: Iterator[Work], workers: int, seconds: float) -> Iterator[tuple[int, dict[str, Any]]]:
+def _looked_at(
+    work: Iterator[Work], workers: int, seconds: float, journal: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """The row of every file, as each is done; a process that hangs or dies over one is replaced."""
     running: dict[Future, tuple[int, Entry]] = {}
     context = multiprocessing.get_context("fork")
-    pool = ProcessPool(max_workers=workers, context=context, initializer=_set_up)
+    pool = ProcessPool(workers, context=context, initializer=_set_up, initargs=(os.getpid(), journal))
     try:
         while True:
             for number, entry, settings in _some(work, workers * _AHEAD - len(running)):
@@ -206,9 +174,10 @@ def _result(future: Future, entry: Entry) -> dict[str, Any]:
         return _broken_row(entry, "unreadable")
 
 
-def _set_up() -> None:
-    """Stop signals are for the main process; what a decoder says of a damaged file is no news."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _set_up(parent: int, journal: int) -> None:
+    """What a decoder says of a damaged file is no news. The journal's lock goes with the main process, not with this one."""
+    follow(parent)
+    os.close(journal)
     av.logging.set_libav_level(av.logging.PANIC)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from nextvid.report.curves import INK, LINE, dress
 
@@ -31,6 +31,8 @@ def histogram(values: Float[np.ndarray, " files"], title: str, unit: str, *, rat
     counts, _ = np.histogram(values, edges)
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=LINE, linewidth=0)
     axes.set_xlabel(unit, fontsize=8, color=INK)
+    axes.set_ylabel("files", fontsize=8, color=INK)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     return figure
 
 

@@ -180,6 +180,8 @@ def test_the_global_random_state_is_left_alone(workers):
 def test_a_batch_that_was_handed_over_stays_as_it_is(workers):
     made = list(batches([mixture()], schedule(), workers, prefetch=1))
     assert [facts(batch) for batch in made] == [facts(batch) for batch in batches([mixture()], schedule())]
+    parts = [batch.frames[-1] for batch in batches([mixture()], schedule(), workers)]
+    assert all(torch.equal(part, batch.frames[-1]) for part, batch in zip(parts, made, strict=True))
 
 
 # Files that are broken, that hang, and that kill their worker.

@@ -28,6 +28,7 @@ from media import (
 from rich.console import Console
 
 from nextvid.data import manifest as manifests
+from nextvid.data.locations import Place
 from nextvid.data.manifest import Manifest, write_manifest
 from nextvid.errors import UserError
 from nextvid.footage import inspect
@@ -295,7 +296,7 @@ def test_a_journal_that_was_cut_in_the_middle_of_a_line(tmp_path: Path) -> None:
     out = tmp_path / "m.parquet"
     summary = scan([str(tmp_path / "v")], out)
     started = scanning.Journal(out, {"everything": False, "min_frames": 2})
-    started.append(REAL(scanning.Entry(scanning.Place(str(tmp_path / "v" / "1.png"))), ScanSettings()))
+    started.append(REAL(scanning.Entry(Place(str(tmp_path / "v" / "1.png"))), ScanSettings()))
     started._file.write(b'{"path": "/half')
     started.close()
     assert scan([str(tmp_path / "v")], out) == summary
@@ -376,3 +377,32 @@ def test_a_manifest_without_its_arrow_file_makes_another(
     (tmp_path / "alone.parquet.arrow").write_bytes(b"of something else")
     one, other = Manifest(alone), Manifest(scanned[0])
     assert [one[number] for number in range(5)] == [other[number] for number in range(5)]
+
+
+def test_an_official_benchmark_is_a_source_with_its_counts_and_class_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "k400"
+    rows = ["label,youtube_id,time_start,time_end,split", "abseiling,aaa,0,10,train", "zumba,bbb,5,15,train"]
+    (root / "train").mkdir(parents=True)
+    (root / "train.csv").write_text("\n".join([*rows, "yoga,ccc,5,15,train"]) + "\n")
+    write_numbered(root / "train" / "aaa_000000_000010.mp4")
+    write_numbered(root / "train" / "bbb_000005_000015.mp4", count=30)
+    out = tmp_path / "m.parquet"
+    source = f"kinetics400:{root}"
+    found = scan_footage([source], out, ScanSettings(), "tiny", 1, 60.0, None, None, Console(width=200))
+    assert found["official"] == [
+        {
+            "benchmark": "kinetics400",
+            "split": "train",
+            "official": 246535,
+            "listed": 3,
+            "found": 2,
+            "missing": 1,
+            "classes": 400,
+        }
+    ]
+    assert (found["usable"], found["broken"]) == (2, {"unreadable": 1})
+    assert [row["label"] for row in pq.read_table(out).to_pylist()][:2] == ["abseiling", "zumba"]
+    assert "246535 published, 3 listed, 2 found, 1 missing; 400 classes, 0 = 'abseiling'" in capsys.readouterr().out
+    assert "<td>riding unicycle</td>" in out.with_suffix(".html").read_text()

@@ -1,4 +1,5 @@
-"""Benchmarks by name. Built in: ``moving-sprites`` and ``camera-moves``, which need no download.
+"""Benchmarks by name. Built in: ``moving-sprites`` and ``camera-moves``, made on the fly, and ``motion-capture`` and
+``ego-motion``, rendered on first use (``nextvid[benchmarks]``); none needs a download.
 
 ``NAME:ROOT``, such as ``kinetics400:/data/k400``, is a benchmark in its released files: its one level is ``official``.
 """

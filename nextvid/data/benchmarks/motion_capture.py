@@ -5,8 +5,9 @@ phase and pace; its CPU renderer draws the figure. Rendered once, by the extra `
 What is kept is the figure without colours; colours and ground are laid when a clip is read.
 
 Train and test are apart in view (they see the figure from different sides: six sectors of 30 degrees each, that take
-turns, laid so that the mirror image of a train view is no test view) and in film, but not in takes. Colours, mirror image, height of the camera, distance and light are random and the
-same for all actions. A single frame shows a pose, and so tells something of the action.
+turns, laid so that the mirror image of a train view is no test view) and in film, but not in takes. Colours, mirror
+image, height of the camera, distance and light are random and the same for all actions. A single frame shows a pose, and
+so tells something of the action.
 """
 
 import contextlib
