@@ -4,8 +4,6 @@ import mmap
 import multiprocessing
 import os
 import queue
-import signal
-import threading
 import time
 import traceback
 from collections import deque
@@ -23,6 +21,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from nextvid.data.clip import Broken, BrokenFile, ClipSpec
 from nextvid.data.mixture import Mixture
 from nextvid.errors import UserError
+from nextvid.processes import follow
 
 RENEWALS = 3
 """How often in a row all workers are started anew, without a clip in between, before the run stops."""
@@ -267,19 +266,8 @@ def _work(task: Task) -> Outcome:
 
 
 def _set_up(bench: Bench, parent: int, seed: int) -> None:
-    """One thread; stop signals to the whole process group are left to the main process, which ends its workers."""
+    """One thread, and an end when the main process says so."""
     _BENCH[:] = [bench]
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the parent says so, or has gone; also from the midst of a clip."""
-    while os.getppid() == parent:
-        received = signal.sigtimedwait({signal.SIGTERM}, _TICK)
-        if received is not None and received.si_pid == parent:
-            break
-    os._exit(0)
+    follow(parent)

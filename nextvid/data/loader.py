@@ -77,7 +77,8 @@ def batches(
     """The batches of ``plans``, in order, the same for any number of ``workers``, and across restarts.
 
     Workers share the clips of up to ``prefetch`` batches each. One that takes over ``seconds`` for a clip, or dies, is
-    replaced, and the clip's file counts as broken (``Broken.lost``), here and wherever it is drawn later in the run.
+    replaced; the second time at the same clip its file counts as broken (``Broken.lost``), here and wherever it is drawn
+    later in the run.
     With ``workers=0`` clips are made in this process: one that hangs hangs the run.
 
     ``lost``: what the earlier part of a run lost, or more, so that a resumed run has the same clips. ``rank`` of

@@ -14,7 +14,7 @@ from nextvid.files import sync
 
 GIB, MIB = 2**30, 2**20
 LITTLE_MEMORY = 2 * GIB
-LITTLE_SHARED = 256 * MIB
+LITTLE_SHARED = MIB
 LITTLE_DISK, NO_DISK = 2 * GIB, 256 * MIB
 FEW_FILES, TOO_FEW_FILES = 1024, 256
 WRITTEN = 16 * MIB
@@ -37,23 +37,20 @@ def judge_memory(total: int, available: int, limit: int | None) -> Check:
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
-    """The shared memory through which loader processes hand over their clips."""
+    """Where worker processes have their locks; clips are handed over in memory that needs no such place."""
     if not folder.is_dir():
         return Check(
-            "shared memory", "wrong", f"there is no {folder}, which loader processes need", "use data.workers=0"
+            "shared memory", "wrong", f"there is no {folder}, which worker processes need", "use data.workers=0"
         )
-    usage = shutil.disk_usage(folder)
-    return judge_shared_memory(usage.total, usage.free)
+    return judge_shared_memory(shutil.disk_usage(folder).free)
 
 
-def judge_shared_memory(total: int, free: int) -> Check:
-    """How so much shared memory (bytes) stands: where it runs out, loader processes die with a bus error."""
-    found = f"{free / MIB:.0f} of {total / MIB:.0f} MiB free"
-    if total < LITTLE_SHARED:
-        mend = "start the container with --shm-size=1g, or use data.workers=0"
-        return Check("shared memory", "wrong", f"{found}; loader processes die where it runs out", mend)
+def judge_shared_memory(free: int) -> Check:
+    """How so much shared memory (bytes) stands: a lock takes some bytes of it."""
+    found = f"{free / MIB:.0f} MiB free"
     if free < LITTLE_SHARED:
-        return Check("shared memory", "note", found, "remove what other programs have left in /dev/shm")
+        mend = "remove what other programs have left in /dev/shm, or use data.workers=0"
+        return Check("shared memory", "wrong", f"{found}; worker processes cannot start without", mend)
     return Check("shared memory", "ok", found)
 
 
