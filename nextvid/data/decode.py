@@ -147,7 +147,7 @@ def first_frame(place: Place, container: Any, stream: Any) -> Any:
         raise BrokenFile(str(place), "too_large")
     frame = next(container.decode(stream), None)
     if frame is None:
-        raise BrokenFile(str(place), "unreadable")
+        raise BrokenFile(str(place), reason_of(place))
     return frame
 
 
@@ -211,7 +211,7 @@ def video_stream(place: Place, container: Any) -> Any:
         raise BrokenFile(str(place), "no_video" if container.streams.audio else "not_media")
     stream = streams[0]
     if stream.codec_context is None:
-        raise BrokenFile(str(place), "unreadable")
+        raise BrokenFile(str(place), reason_of(place))
     stream.codec_context.thread_count = 1
     stream.codec_context.thread_type = "NONE"
     return stream

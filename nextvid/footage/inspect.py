@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from nextvid.data.clip import BrokenFile
 from nextvid.data.cuts import cuts, thumbnails
-from nextvid.data.damage import is_cut_short
+from nextvid.data.damage import is_cut_short, reason_of
 from nextvid.data.decode import FileInfo, describe, explained, first_frame, opened, video_stream
 from nextvid.data.locations import Place, open_place
 from nextvid.footage.hashing import perceptual_hash, thumbnail
@@ -107,7 +107,7 @@ def _look_at_all(place: Place, header: FileInfo) -> _Seen:
         stream = video_stream(place, container)
         for frame in container.decode(stream):
             if frame.is_corrupt:
-                raise BrokenFile(str(place), "unreadable")
+                raise BrokenFile(str(place), reason_of(place))
             times.append(_time(stream, frame, times))
             keyframes += frame.key_frame
             picture = thumbnail(frame)
@@ -115,7 +115,7 @@ def _look_at_all(place: Place, header: FileInfo) -> _Seen:
             if times[-1] >= len(kept) * header.seconds / hashed:
                 kept.append(picture)
     if not times:
-        raise BrokenFile(str(place), "unreadable")
+        raise BrokenFile(str(place), reason_of(place))
     fps = (len(times) - 1) / (times[-1] - times[0]) if times[-1] > times[0] else header.fps
     fps = fps if 0 < fps <= HIGHEST_FPS else 25.0
     seconds = times[-1] - times[0] + 1 / fps
@@ -136,7 +136,7 @@ def _look_at_places(place: Place, header: FileInfo) -> _Seen:
             container.seek(origin + int(seconds / base), stream=stream, backward=True)
             last = next(container.decode(stream), last)
             if last is None:
-                raise BrokenFile(str(place), "unreadable")
+                raise BrokenFile(str(place), reason_of(place))
             kept.append(thumbnail(last))
         container.seek(origin + int(header.seconds / base), stream=stream, backward=True)
         last = next(iter(collections.deque(container.decode(stream), maxlen=1)), last)

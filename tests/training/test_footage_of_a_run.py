@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from media import cut_short, write_numbered
+from media import cut_short, write_numbered, write_sound
 from nano import nano_recipe
 from rich.console import Console
 
@@ -118,3 +120,63 @@ def test_footage_of_an_earlier_version_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / FOOTAGE_FILE).write_text('{"videos": {"report": {}}}')
     with pytest.raises(UserError, match="earlier nextvid"):
         build_mixtures(recipe_on(tmp_path), tmp_path, QUIET)
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) * 7 // 10]
+
+
+def flipped(content: bytes) -> bytes:
+    """Bits of the first frames are turned over."""
+    middle = content.index(b"mdat") + 900  # behind the text that x264 leaves
+    return content[:middle] + bytes(byte ^ 0x5A for byte in content[middle : middle + 300]) + content[middle + 300 :]
+
+
+def absurd(content: bytes) -> bytes:
+    """The header claims frames of 65,535 x 65,535 pixels, and says nothing that the decoder could use."""
+    size, setup = content.index(b"avc1") + 28, content.index(b"avcC") + 4
+    return content[:size] + b"\xff" * 4 + content[size + 4 : setup] + b"\xff" * 20 + content[setup + 20 :]
+
+
+DAMAGE: list[tuple[str, Callable[[bytes], bytes]]] = [
+    ("truncated", cut),
+    ("unreadable", flipped),
+    ("unreadable", absurd),
+    ("empty", lambda content: b""),
+    ("not_media", lambda content: b"a text with a video's name\n" * 50),
+]
+
+
+def damaged(folder: Path) -> Counter[str]:
+    """Sixteen damaged files; returns how many of each kind, "gone" for those that go after the scan."""
+    expected = Counter[str]()
+    for number, (reason, change) in enumerate(DAMAGE * 2):
+        source = write_numbered(folder / f"damaged-{number}.mp4", count=60 + number)
+        source.write_bytes(change(source.read_bytes()))
+        expected[reason] += 1
+    for number in range(2):
+        write_sound(folder / f"sound-{number}.mp4")
+        write_numbered(folder / f"one-{number}.mp4", count=1)
+        write_numbered(folder / f"gone-{number}.mp4", count=90 + number)
+    return expected + Counter(no_video=2, too_short=2, gone=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_completes_on_a_folder_with_a_third_of_damaged_files(tmp_path: Path, workers: int) -> None:
+    folder, run = tmp_path / "videos", tmp_path / "run"
+    folder.mkdir()
+    for number in range(32):
+        write_numbered(folder / f"good-{number}.mp4", count=20 + number)
+    expected = damaged(folder)
+    recipe = recipe_on(folder, workers=workers)
+    loop.pretrain(recipe, run, until=1, console=QUIET)
+    summary = json.loads((run / FOOTAGE_FILE).read_text())["sources"][str(folder)]["summary"]
+    gone, short = expected.pop("gone"), expected.pop("too_short")
+    assert summary["broken"] == dict(sorted(expected.items()))
+    assert (summary["found"], summary["usable"], summary["too_short"]) == (48, 32 + gone, short)
+    for number in range(2):
+        (folder / f"gone-{number}.mp4").unlink()
+    loop.pretrain(recipe, run, console=QUIET)
+    named = {json.loads(row)["path"] for row in (run / BROKEN_FILE).read_text().splitlines()}
+    assert named <= {str(folder / f"gone-{number}.mp4") for number in range(2)}
+    assert json.loads((run / "metrics.json").read_text())["pretrain"]["steps"] == recipe.steps
