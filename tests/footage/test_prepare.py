@@ -31,7 +31,7 @@ from nextvid.footage.prepare import prepare_footage, verify_shards
 from nextvid.footage.scan import scan
 from nextvid.footage.shard import ShardFacts, ShardProgress, ShardTask, make_shard
 
-SETTINGS = PrepareSettings(short_side=32, min_seconds=0.0, shard_mb=0.004)
+SETTINGS = PrepareSettings(short_side=32, min_seconds=0.0, shard_mb=0.001)
 """About one file makes a shard."""
 QUIET = Console(quiet=True)
 LABELS = {"a.mp4": "7", "b.mkv": "a word"}
@@ -216,7 +216,7 @@ def test_a_missing_or_short_shard_is_made_anew(shards: Path, whole: Path, manife
 
 def test_other_settings_and_other_manifests_are_refused(shards: Path, manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="prepared with crf 23, not 30"):
-        prepare_footage(manifest, shards, PrepareSettings(short_side=32, min_seconds=0.0, shard_mb=0.004, crf=30))
+        prepare_footage(manifest, shards, PrepareSettings(short_side=32, min_seconds=0.0, shard_mb=0.001, crf=30))
     rows = pa.Table.from_batches(read_rows(manifest), SCHEMA)
     write_manifest(tmp_path / "other.parquet", rows.slice(1).to_batches(), {})
     with pytest.raises(UserError, match="other rows"):
@@ -312,7 +312,7 @@ def test_killed_in_the_middle_and_started_again_is_as_if_nothing_had_happened(
 ) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "nextvid", "prepare", str(manifest), "-o", str(out), "--workers", "1", "--json"]
-    command += ["--short-side", "32", "--min-seconds", "0", "--shard-mb", "0.004"]
+    command += ["--short-side", "32", "--min-seconds", "0", "--shard-mb", "0.001"]
     for number, code in ((signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)):
         already = len(list(out.glob("shard-*.parquet")))
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
