@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo test slow lint clean
+.PHONY: install extras demo test slow lint clean
 
 install: $(VENV)/.installed
 
@@ -14,13 +14,20 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+# The renderers of two benchmarks and Ray: for the tests that need them.
+extras: $(VENV)/.extras
+
+$(VENV)/.extras: $(VENV)/.installed requirements-extras.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-extras.lock
+	touch $@
+
 demo: install
 	$(BIN)/nextvid demo
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-slow: install
+slow: install extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 lint: install

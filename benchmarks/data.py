@@ -19,11 +19,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import torch
+from av.video.frame import PictureType
 from data_peers import peers
 from data_scale import scale
 from rich.console import Console
@@ -118,7 +120,7 @@ def _write(path: Path, pictures: Iterator[av.VideoFrame]) -> None:
         stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
         for number, picture in zip(range(FPS * SECONDS), pictures, strict=False):
             frame = picture.reformat(format="yuv420p")
-            frame.pts, frame.time_base, frame.pict_type = number, None, 0
+            frame.pts, frame.time_base, frame.pict_type = number, Fraction(1, FPS), PictureType.NONE
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,3 +72,23 @@ def test_it_is_measured_compared_and_loaded_like_any_other(followed: Path) -> No
     assert found["shape"] == [2, 1, 64, 128]
     assert found["parts"] == ["encoder", "decoder"]
     assert found["equal"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_from_a_folder_to_an_encoder_in_five_commands(tmp_path: Path) -> None:
+    (tmp_path / "my_videos").mkdir()
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(PACKAGE / "data/assets/film.mp4", tmp_path / "my_videos")
+    (tmp_path / "my_videos" / "broken.mp4").touch()
+    shutil.copy(PACKAGE / "recipes/adapt.yaml", tmp_path / "recipes")
+    small = {
+        "pretrain": SMALL,
+        "probe": ("--train-clips", "48", "--test-clips", "24"),
+        "prepare": ("--short-side", "64"),
+    }
+    commands = [shlex.split(line, comments=True) for line in block("data.md", "").splitlines()]
+    assert [command[1] for command in commands] == ["scan", "prepare", "pretrain", "doctor", "probe"]
+    for _, verb, *arguments in commands:
+        done = run(tmp_path, verb, *arguments, *small.get(verb, ()))
+        assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "footage.json").read_text())["broken"] == {"empty": 1}
