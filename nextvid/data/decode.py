@@ -186,9 +186,10 @@ def opened(place: Place) -> Iterator[Any]:
     """The open container. A name is never read as a pattern or a protocol, and no file opens another."""
     with ExitStack() as stack:
         source: Any = f"file:{place.local_file}"
+        file = stack.enter_context(open_place(place))
+        _refuse_huge_png(place, file)
         if place.local_file is None or is_picture(place):
-            source = stack.enter_context(open_place(place))
-            _refuse_huge_png(place, source)
+            source = file
         yield stack.enter_context(av.open(source, options={"protocol_whitelist": "file"}))
 
 

@@ -14,8 +14,6 @@ from nextvid.data.manifest import Manifest, UsableFile
 from nextvid.data.transforms import Augmentation, Crop, draw_crop, resized_crop
 from nextvid.errors import UserError
 
-REDRAWS = 4
-"""How often a start is drawn anew because the clip crossed a cut."""
 DEFAULT_AUGMENTATION = Augmentation()
 
 
@@ -23,9 +21,8 @@ class FootageSource:
     """Clips of a manifest's usable files: an item is a file, or with ``clips_per_video`` *n* one of *n* parts of it.
 
     A clip starts at a time drawn evenly over its part, is sampled by true time, and lies inside one shot: inside the
-    manifest's where it knows them all, else, where a clip crosses a hard cut, the start is drawn anew up to ``REDRAWS``
-    times and then the longest side of the cut is played back and forth. So is a video, or a shot, shorter than the
-    clip. A picture is a still clip.
+    manifest's where it knows them all; else the longest side of a hard cut that the clip crosses is played back and
+    forth. So is a video, or a shot, shorter than the clip. A picture is a still clip.
     """
 
     def __init__(
@@ -61,14 +58,8 @@ class FootageSource:
         if file.info.kind == "picture":
             still = self._decode(file, np.zeros(1), crop, spec.size)
             return np.repeat(self._crop(still, file, crop, spec.size), spec.frames, axis=0)
-        if file.shots:
-            frames = self._decode(file, self._times(draw, file, spec, part), crop, spec.size)
-            return self._crop(frames, file, crop, spec.size)
-        for _ in range(1 + REDRAWS):
-            frames = self._decode(file, self._times(draw, file, spec, part), crop, spec.size)
-            shot = longest_shot(frames)
-            if len(shot) == len(frames):
-                break
+        frames = self._decode(file, self._times(draw, file, spec, part), crop, spec.size)
+        shot = range(spec.frames) if file.shots else longest_shot(frames)
         return self._crop(frames[back_and_forth(shot, spec.frames)], file, crop, spec.size)
 
     def _times(

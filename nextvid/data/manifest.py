@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,8 +28,6 @@ PREPARED_MANIFEST = "manifest.parquet"
 """The manifest in a folder of prepared shards."""
 BATCH_ROWS = 32768
 """Rows that are kept together: a row group of the Parquet file, a record batch of the Arrow file."""
-
-Status = Literal["usable", "broken", "duplicate", "too_short"]
 
 SCHEMA = pa.schema(
     [
@@ -110,13 +108,15 @@ class Manifest:
             self._batches[batch] = dict(zip(_INDEX, read.columns, strict=True))
         row = {name: column[place].as_py() for name, column in self._batches[batch].items()}
         return UsableFile(
-            Place(self._absolute(row["path"]), row["offset"] or 0, row["length"], row["name"] or ""),
+            Place(self._absolute(row["path"]), row["offset"] or 0, row["length"], self._absolute(row["name"] or "")),
             FileInfo(row["kind"], row["width"], row["height"], row["fps"], row["frames"], row["seconds"]),
             tuple(row["shots"] or ()) if row["decoded"] == "all" else (),
         )
 
     def _absolute(self, path: str) -> str:
-        return path if is_remote(path) or path.startswith("file://") else os.path.join(self.path.parent, path)
+        return (
+            path if not path or is_remote(path) or path.startswith("file://") else os.path.join(self.path.parent, path)
+        )
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from nextvid.config import load_recipe
+from nextvid.data import benchmarks
 from nextvid.data.manifest import SCHEMA, broken_rows, explained_writing, read_rows
 from nextvid.errors import UserError
 from nextvid.files import replace_json
@@ -37,6 +38,8 @@ def scan_footage(
     if level is not None and against is None:
         raise UserError("--level is a level of the benchmark that --against names; name one, or leave it out")
     chosen = load_recipe(recipe)
+    if against is not None and level not in (None, *benchmarks.levels(against)):
+        benchmarks.load(against, level or "", "test", 1)  # a level that is not listed may be one with a contrast
     summary = scan(sources, out, settings, workers, timeout, console)
     rows = pa.Table.from_batches(read_rows(out), SCHEMA)
     splits = [split for source in sources if (split := official_split(source)) is not None]
@@ -49,7 +52,7 @@ def scan_footage(
         "prospect": prospect(rows, chosen),
     }
     page = out.with_suffix(".html")
-    command = ["nextvid", "scan", *sources, "-o", str(out)]
+    command = _command(sources, out, settings, chosen.name, against, level)
     with explained_writing(page):
         replace_json(out.with_suffix(".json"), found)
         write_page(page, sources, rows, found, splits, command)
@@ -65,3 +68,12 @@ def scan_footage(
         console.print(contamination_table(found["against"]))
     console.print(f"manifest: {out}\npage: {page}", highlight=False, markup=False)
     return found
+
+
+def _command(
+    sources: list[str], out: Path, settings: ScanSettings, recipe: str, against: str | None, level: str | None
+) -> list[str]:
+    """The command that does this scan again."""
+    options = {"--recipe": recipe, "--against": against, "--level": level, "--min-frames": str(settings.min_frames)}
+    given = [word for name, value in options.items() if value is not None for word in (name, value)]
+    return ["nextvid", "scan", *sources, "-o", str(out), *given, *(["--everything"] if settings.everything else [])]

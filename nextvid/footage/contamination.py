@@ -1,7 +1,7 @@
 """Near-duplicates between footage and the test split of a benchmark, by perceptual hashes of their frames.
 
-Test videos are hashed ``FPS`` times a second, as they are and mirrored; the manifest has up to twelve hashes of every
-file. A file and a test clip are near-duplicates where two frames of either lie within ``THRESHOLD_BITS`` bits, or one
+Test videos are hashed ``FPS`` times a second, as they are and mirrored; the manifest has 12 to 64 hashes of every
+video. A file and a test clip are near-duplicates where two frames of either lie within ``THRESHOLD_BITS`` bits, or one
 within ``ALONE_BITS``: docs/contamination.md has the measurements.
 
 Found: the same video re-encoded, scaled, lit otherwise, mirrored, faster or slower, trimmed or inside a longer one, if
@@ -11,24 +11,19 @@ take by the same still camera.
 """
 
 import math
-import multiprocessing
 import os
 import re
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av.logging
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int64, UInt8
-from pebble import ProcessExpired, ProcessPool
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -39,11 +34,12 @@ from nextvid.data.benchmarks.official.clips import shown_seconds
 from nextvid.data.clip import BrokenFile, ClipSpec
 from nextvid.data.decode import explained, opened, probe_file, video_stream
 from nextvid.data.locations import Place
-from nextvid.data.manifest import read_facts, read_rows
+from nextvid.data.manifest import explained_writing, read_facts, read_rows
 from nextvid.errors import UserError
 from nextvid.files import replace_json
 from nextvid.footage.hash_index import HashIndex
 from nextvid.footage.hashing import perceptual_hash, thumbnail
+from nextvid.footage.pool import Lost, in_processes
 from nextvid.signals import stoppable
 
 FORMAT_VERSION = 1
@@ -56,8 +52,6 @@ SPEC = ClipSpec(frames=8, fps=6.0, size=64)
 SECONDS = 120.0
 """How long a test file may take before its process is replaced and it counts as ``timeout``."""
 SHOWN = 20
-
-_AHEAD = 8
 
 Hashes = list[tuple[float, int, bool]]
 """Of one test clip: the time in seconds, the hash, and whether it is of the mirrored frame."""
@@ -117,7 +111,8 @@ def find_contamination(
         "alone_bits": ALONE_BITS,
         "frames_needed": FRAMES_NEEDED,
     }
-    replace_json(result_path(manifest, benchmark), result)
+    with explained_writing(result_path(manifest, benchmark)):
+        replace_json(result_path(manifest, benchmark), result)
     return result
 
 
@@ -238,47 +233,14 @@ def _hash_files(
     clips: list[Hashes] = [[] for _ in entries]
     broken: dict[int, str] = {}
     with _bar("test files", console) as bar:
-        for number, future in bar.track(_in_processes(entries, workers), total=len(entries)):
-            result = _result(future)
-            if isinstance(result, str):
+        for number, result in bar.track(in_processes(_hash_safely, entries, workers, SECONDS), total=len(entries)):
+            if isinstance(result, Lost):
+                broken[number] = result.reason
+            elif isinstance(result, str):
                 broken[number] = result
             else:
                 clips[number] = result
     return clips, [{"path": entries[number].path, "reason": broken[number]} for number in sorted(broken)]
-
-
-def _result(future: Future) -> Hashes | str:
-    try:
-        return future.result()
-    except TimeoutError:
-        return "timeout"
-    except ProcessExpired:
-        return "unreadable"
-
-
-def _in_processes(entries: Sequence[official.Listed], workers: int) -> Iterator[tuple[int, Future]]:
-    """Every file's number and result, as each is done; a process that hangs or dies over one is replaced."""
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPool(max_workers=workers, context=context, initializer=_set_up)
-    waiting, running = iter(range(len(entries))), dict[Future, int]()
-    try:
-        while True:
-            for number in islice(waiting, workers * _AHEAD - len(running)):
-                running[pool.schedule(_hash_safely, args=[entries[number]], timeout=SECONDS)] = number
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future
-        pool.close()
-    finally:
-        pool.stop()
-        pool.join()
-
-
-def _set_up() -> None:
-    """Stop signals are for the main process; what a decoder says of a damaged file is no news."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    av.logging.set_libav_level(av.logging.PANIC)
 
 
 # Search

@@ -28,7 +28,7 @@ def mark_duplicates(rows: pa.Table) -> pa.Table:
         for copy in copies if rows["bytes"][original].as_py() <= 3 * SAMPLED_BYTES else _same(rows, original, copies):
             status[copy] = "duplicate"
     place = SCHEMA.get_field_index("status")
-    return rows.set_column(place, SCHEMA.field(place), pa.array(status.tolist(), pa.string()))
+    return rows.set_column(place, rows.schema.field(place), pa.array(status.tolist(), rows.schema.field(place).type))
 
 
 def _same(rows: pa.Table, original: int, copies: list[int]) -> list[int]:
@@ -38,8 +38,11 @@ def _same(rows: pa.Table, original: int, copies: list[int]) -> list[int]:
     same = []
     for copy in copies:
         if places[copy] != places[original]:
-            whole = whole or content_of(places[original], sampled=False)
-            if content_of(places[copy], sampled=False) != whole:
+            try:
+                whole = whole or content_of(places[original], sampled=False)
+                if content_of(places[copy], sampled=False) != whole:
+                    continue
+            except OSError:  # gone meanwhile: training will name it
                 continue
         same.append(copy)
     return same

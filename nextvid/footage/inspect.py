@@ -24,6 +24,10 @@ PLACE_SECONDS = 5.0
 SAMPLED_BYTES = 1 << 16
 """A file of more than three times so many bytes is told by its size and by so many at its start, middle and end."""
 HIGHEST_FPS = 1000.0
+CLOCK_SLIP = 0.5
+"""A step back of the clock by more seconds than this begins another film, of which nothing is said."""
+LONGEST = 1e6
+"""A file that claims to last longer, some eleven days, is damaged."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ def inspect_file(place: Place, everything: bool = False) -> Inspection:
             return Inspection(info, codec, rotation, hashes=hashes)
         whole = everything or info.frames * info.width * info.height <= WHOLE_PIXELS
         seen = _look_at_all(place, info) if whole else _look_at_places(place, info)
+        if not 0 < seen.info.seconds < LONGEST:
+            raise BrokenFile(str(place), "unreadable")
         return Inspection(
             seen.info, codec, rotation, seen.keyframe_seconds, "all" if whole else "part", seen.shots, seen.hashes
         )
@@ -108,7 +114,10 @@ def _look_at_all(place: Place, header: FileInfo) -> _Seen:
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise BrokenFile(str(place), reason_of(place))
-            times.append(_time(stream, frame, times))
+            time = _time(stream, frame, times)
+            if times and time < times[-1] - CLOCK_SLIP:
+                break
+            times.append(max(time, times[-1]) if times else time)
             keyframes += frame.key_frame
             picture = thumbnail(frame)
             pictures.append(thumbnails(picture[None])[0])

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ FORMAT_VERSION = 1
 class Journal:
     """The journal of the scan that will write ``manifest``; held by one process at a time."""
 
-    def __init__(self, manifest: Path, settings: dict[str, Any]) -> None:
-        """Open it, empty unless the scan before had the same ``settings``. Raises ``UserError`` where that fails."""
+    def __init__(self, manifest: Path, settings: dict[str, Any], wait: bool = False) -> None:
+        """Open it, empty unless the scan before had the same ``settings``; ``wait`` for whoever holds it.
+
+        Raises ``UserError`` where that fails.
+        """
         self.path = manifest.with_name(f"{manifest.name}.journal")
         heading = json.dumps({"format_version": FORMAT_VERSION, **settings}) + "\n"
         with explained_writing(manifest):
             manifest.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a+b")
-            self._lock(manifest)
+            self._file = self._locked(manifest, wait)
             self._file.seek(0)
             content_start = len(heading.encode())
             same = self._file.read(content_start) == heading.encode()
@@ -34,11 +37,20 @@ class Journal:
                 self._file.flush()
         self._start = content_start
 
-    def _lock(self, manifest: Path) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{manifest} is being written by another scan; wait for it or choose another.") from error
+    def _locked(self, manifest: Path, wait: bool) -> Any:
+        """The file, held; once more where the one that was waited for has been removed by its holder."""
+        while True:
+            file = self.path.open("a+b")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                file.close()
+                raise UserError(
+                    f"{manifest} is being written by another scan; wait for it or choose another."
+                ) from error
+            if self.path.exists() and os.fstat(file.fileno()).st_ino == self.path.stat().st_ino:
+                return file
+            file.close()
 
     def _whole_lines(self) -> int:
         """The bytes up to the last line that was written to its end."""

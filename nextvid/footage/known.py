@@ -30,13 +30,20 @@ class Key:
 
 
 def key_of(place: Place) -> Key:
-    """The key of a file as it is now; of a remote one only where it is."""
+    """The key of a file as it is now; of a remote one only where it is: it is taken to stay as it was."""
+    if is_remote(place.path):
+        return Key(place.path, place.offset, None, None)
     try:
-        found = None if is_remote(place.path) else os.stat(local_path(place.path))
+        found = os.stat(local_path(place.path))
     except (OSError, ValueError):
         found = None
     size = place.length if place.length is not None else found.st_size if found else None
     return Key(place.path, place.offset, size, found.st_mtime if found else None)
+
+
+def _key(path: str, offset: int, size: int | None, modified: float | None) -> Key:
+    """The key of a row: what :func:`key_of` says of its file if that has not changed."""
+    return Key(path, offset, None, None) if is_remote(path) else Key(path, offset, size, modified)
 
 
 class Known:
@@ -51,12 +58,12 @@ class Known:
 
     def _keys(self) -> Iterator[Key]:
         for batch in self.rows.select(list(_COLUMNS)).to_batches(BATCH_ROWS):
-            yield from map(Key, *(column.to_pylist() for column in batch.columns))
+            yield from map(_key, *(column.to_pylist() for column in batch.columns))
 
     def find(self, key: Key) -> int:
         """The number of the last row that is of this file; -1 where there is none."""
         first, after = np.searchsorted(self._hashes, [hash(key), hash(key) + 1])
         for number in reversed(self._order[first:after].tolist()):
-            if Key(*(column[number].as_py() for column in self._columns.values())) == key:
+            if _key(*(column[number].as_py() for column in self._columns.values())) == key:
                 return number
         return -1

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
-from pathlib import Path
 
 from nextvid.data.benchmarks import official
 from nextvid.data.benchmarks.official.split import OfficialSplit
@@ -52,8 +51,8 @@ def _list_source(source: str) -> Iterator[Entry]:
         yield from _remote(source)
     elif os.path.isdir(source):
         yield from _expanded(_walk(os.path.abspath(source)))
-    elif os.path.lexists(source):
-        yield from list_file(os.path.abspath(source))
+    elif source.startswith("file://") or os.path.lexists(source):
+        yield from list_file(source if source.startswith("file://") else os.path.abspath(source))
     elif has_magic(source):
         yield from _expanded(_globbed(source))
     else:
@@ -67,9 +66,9 @@ def list_file(path: str) -> Iterator[Entry]:
 
     suffix = os.path.splitext(path)[1].lower()
     if suffix in LIST_SUFFIXES:
-        yield from read_list(Path(path))
+        yield from read_list(path)
     elif suffix == ".parquet":
-        yield from read_parquet(Path(path))
+        yield from read_parquet(path)
     elif suffix == ".tar":
         yield from read_tar(path)
     elif path.lower().endswith(PACKED_SUFFIXES):
@@ -96,8 +95,8 @@ def _walk(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
         return
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except PermissionError as error:
-        raise UserError(f"The folder {folder} may not be read ({error.strerror}); allow it, or name others.") from error
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be read ({error.strerror}); allow it, or name others.") from error
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -127,9 +126,10 @@ def _remote(source: str) -> Iterator[Entry]:
         raise UserError(f"{source} cannot be listed: {error}. Check the address and the access to it.") from error
     if not names:
         raise UserError(f"There is no footage at {source}: nothing was found there. Check the address.")
-    for name in sorted(names):
-        if os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES:
-            yield Entry(Place(system.unstrip_protocol(name)))
+    if [name.strip("/") for name in names] == [path.strip("/")]:
+        yield from list_file(source)
+        return
+    yield from _expanded(system.unstrip_protocol(name) for name in sorted(names))
 
 
 def official_split(source: str) -> OfficialSplit | None:

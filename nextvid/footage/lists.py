@@ -5,24 +5,25 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nextvid.data.locations import Place, is_remote, written
+from nextvid.data.locations import Place, is_remote, open_place, written
+from nextvid.data.manifest import is_manifest
 from nextvid.errors import UserError, nearest
 from nextvid.footage.listing import MEDIA_SUFFIXES, Entry
 
 PATH_COLUMNS = ("path", "video", "video_path", "file", "filename", "file_name", "filepath", "image", "url")
+PART_COLUMNS = ("offset", "length", "name")
 LABEL_COLUMNS = ("label", "class", "category", "target", "cls")
 
 _MEDIA = "|".join(re.escape(suffix[1:]) for suffix in sorted(MEDIA_SUFFIXES, key=len, reverse=True))
 _PATH_THEN_REST = re.compile(rf"^(?P<path>.*\.(?:{_MEDIA}))(?:[\s,]+(?P<rest>.*))?$", re.IGNORECASE)
 
 
-def read_list(path: Path) -> Iterator[Entry]:
-    """The rows of a text list.
+def read_list(path: str) -> Iterator[Entry]:
+    """The rows of a text list, a local file or a URL.
 
     With a header that names a path column (``path``, ``video``, ``file``, …), labels stand in ``label`` (``class``, …).
     Without one a row is a path, then any numbers (VideoMAE's duration or first frame), then the label, which may be
@@ -30,16 +31,19 @@ def read_list(path: Path) -> Iterator[Entry]:
     where such a file is there, else to the working folder. Raises ``UserError`` for a list without a row.
     """
     try:
-        text = path.read_text("utf-8-sig", "surrogateescape")
+        with open_place(Place(path)) as file:
+            text = file.read().decode("utf-8-sig", "surrogateescape")
     except OSError as error:
-        raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"The list {path} cannot be read: {error.strerror or error}.") from error
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines:
         raise UserError(f"The list {path} has no row. A row is a path, and a label if there is one.")
-    header = _header(lines[0])
-    rows = _with_header(lines, *header) if header else map(_parse_row, lines)
-    for name, label in rows:
-        yield Entry(Place(_resolved(name, path.parent)), label)
+    try:
+        header = _header(lines[0])
+        for name, label in _with_header(lines, *header) if header else map(_parse_row, lines):
+            yield Entry(Place(_resolved(name, os.path.dirname(path))), label)
+    except csv.Error as error:
+        raise UserError(f"The list {path} cannot be read as rows of text: {error}.") from error
 
 
 def _header(line: str) -> tuple[str, list[str]] | None:
@@ -74,39 +78,48 @@ def _split(text: str) -> list[str]:
 
 
 def _label(text: str) -> str | None:
-    return None if text.strip() in ("", "-1") else text.strip()
+    """A label as text that any file can hold; bytes that are not UTF-8 are written out."""
+    text = text.strip().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return None if text in ("", "-1") else text
 
 
-def _resolved(name: str, folder: Path) -> str:
+def _resolved(name: str, folder: str) -> str:
     if is_remote(name) or name.startswith("file://"):
         return name
+    if is_remote(folder):
+        return f"{folder}/{name}"
     beside = os.path.join(os.path.abspath(folder), name)
     return written(beside if os.path.exists(beside) or not os.path.exists(name) else os.path.abspath(name))
 
 
-def read_parquet(path: Path) -> Iterator[Entry]:
+def read_parquet(path: str) -> Iterator[Entry]:
     """The rows of a Parquet file with a path column; those of a manifest of nextvid are read anew, places and labels kept.
 
     Raises ``UserError`` where it has no such column.
     """
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"The list {path} is not a Parquet file that can be read: {error}") from error
-    names = {name.lower(): name for name in file.schema_arrow.names}
-    where = next((names[name] for name in PATH_COLUMNS if name in names), None)
-    if where is None:
-        raise UserError(
-            f"The list {path} has the columns {', '.join(names.values())}, and none for the path"
-            f"{nearest('path', names)}; call it one of {', '.join(PATH_COLUMNS)}."
-        )
-    label = next((names[name] for name in LABEL_COLUMNS if name in names), None)
-    columns = [where, *([label] if label else []), *(name for name in ("offset", "length", "name") if name in names)]
-    for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
-        for row in batch.to_pylist():
-            if row[where]:
-                text = None if label is None or row[label] is None else _label(str(row[label]))
-                place = Place(
-                    _resolved(row[where], path.parent), row.get("offset") or 0, row.get("length"), row.get("name") or ""
-                )
-                yield Entry(place, text)
+    with open_place(Place(path)) as opened:
+        try:
+            file = pq.ParquetFile(opened)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"The list {path} is not a Parquet file that can be read: {error}") from error
+        names = {name.lower(): name for name in file.schema_arrow.names}
+        where = next((names[name] for name in PATH_COLUMNS if name in names and _is_text(file, names[name])), None)
+        if where is None:
+            raise UserError(
+                f"The list {path} has the columns {', '.join(names.values())}, and none for the path as text"
+                f"{nearest('path', names)}; call it one of {', '.join(PATH_COLUMNS)}."
+            )
+        label = next((names[name] for name in LABEL_COLUMNS if name in names), None)
+        parts = PART_COLUMNS if is_manifest(path) else ()
+        for batch in file.iter_batches(columns=list(dict.fromkeys([where, *([label] if label else []), *parts]))):
+            for row in batch.to_pylist():
+                if row[where]:
+                    text = None if label is None or row[label] is None else _label(str(row[label]))
+                    offset, length, name = (row.get(part) for part in PART_COLUMNS)
+                    resolved = _resolved(row[where], os.path.dirname(path))
+                    yield Entry(Place(resolved, offset or 0, length, name or ""), text)
+
+
+def _is_text(file: pq.ParquetFile, name: str) -> bool:
+    kind = file.schema_arrow.field(name).type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)

@@ -1,17 +1,14 @@
 """``scan``: open every file of some footage and write down what it is, in parallel, and going on where a scan was stopped."""
 
-import multiprocessing
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import av.logging
 import pyarrow as pa
-from pebble import ProcessExpired, ProcessPool
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -30,14 +27,14 @@ from nextvid.footage.inspect import content_of, inspect_file
 from nextvid.footage.journal import Journal
 from nextvid.footage.known import Key, Known, key_of
 from nextvid.footage.listing import Entry, list_sources
+from nextvid.footage.pool import SECONDS, Lost, in_processes
 from nextvid.footage.summary import summarise
-from nextvid.processes import follow
 from nextvid.signals import stoppable
 
-SECONDS = 60.0
-"""How long a file may take before its process is replaced and it counts as ``timeout``."""
-_AHEAD = 8
 _SHOW_AFTER = 200
+_WIDER = {pa.string(): pa.large_string(), **{pa.list_(t): pa.large_list(t) for t in (pa.int64(), pa.float64())}}
+_LARGE = pa.schema([field.with_type(_WIDER.get(field.type, field.type)) for field in SCHEMA])
+"""The columns while rows are put in order: millions of paths are more than two gigabytes of text."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +52,27 @@ def scan(
     workers: int | None = None,
     seconds: float = SECONDS,
     console: Console | None = None,
+    wait: bool = False,
 ) -> dict[str, Any]:
     """Write the manifest ``out`` of ``sources``; returns its summary (:func:`nextvid.footage.summary.summarise`).
 
     Files that an earlier manifest at ``out`` holds, unchanged since by size and time, are not opened again; nor are those
-    that a scan had done that was stopped. Raises ``UserError``, and ``Stopped`` on a signal with all that was found kept.
+    that a scan had done that was stopped. ``wait``: for another scan of the same manifest to end.
+
+    Raises ``UserError``, and ``Stopped`` on a signal with all that was found kept.
     """
     console = console or Console(stderr=True)
-    journal = Journal(out, asdict(settings))
+    journal = Journal(out, asdict(settings), wait)
     try:
         entries = list(list_sources(sources))
         known = Known(pa.concat_tables([_rows_before(out, settings), journal.rows()]))
         with stoppable("what was scanned is kept"):
             order, fresh = _look_at(entries, known, journal, settings, workers or os.cpu_count() or 1, seconds, console)
-        rows = pa.concat_tables([known.rows, journal.rows().slice(journal.rows().num_rows - fresh)])
+        found = journal.rows()
+        rows = pa.concat_tables([known.rows, found.slice(found.num_rows - fresh)])
         rows = mark_duplicates(_in_order(rows, order, entries))
         summary = {**summarise(rows), "settings": asdict(settings)}
-        write_manifest(out, rows.to_batches(BATCH_ROWS), summary)
+        write_manifest(out, (batch.cast(SCHEMA) for batch in rows.to_batches(BATCH_ROWS)), summary)
         journal.remove()
         return summary
     finally:
@@ -84,7 +85,11 @@ def _rows_before(out: Path, settings: ScanSettings) -> pa.Table:
         return SCHEMA.empty_table()
     if not is_manifest(out):
         raise UserError(f"{out} exists and is not a manifest; choose another name for the manifest.")
-    if read_facts(out)["summary"].get("settings") != asdict(settings):
+    try:
+        facts = read_facts(out)
+    except UserError:  # of another version, or without a column: it is made anew
+        return SCHEMA.empty_table()
+    if facts["summary"].get("settings") != asdict(settings) or pq.read_schema(out).names != SCHEMA.names:
         return SCHEMA.empty_table()
     rows = pa.Table.from_batches(read_rows(out), SCHEMA)
     return rows.filter(pa.compute.not_equal(rows["status"], "broken"))
@@ -92,9 +97,9 @@ def _rows_before(out: Path, settings: ScanSettings) -> pa.Table:
 
 def _in_order(rows: pa.Table, order: "array[int]", entries: Sequence[Entry]) -> pa.Table:
     """A row for every entry, with the label that this listing gives it."""
-    rows = rows.take(pa.array(order, pa.int64()))
+    rows = rows.cast(_LARGE).take(pa.array(order, pa.int64()))
     place = SCHEMA.get_field_index("label")
-    return rows.set_column(place, SCHEMA.field(place), pa.array([entry.label for entry in entries], pa.string()))
+    return rows.set_column(place, _LARGE.field(place), pa.array([entry.label for entry in entries], pa.large_string()))
 
 
 def _look_at(
@@ -111,8 +116,12 @@ def _look_at(
     waiting: list[int] = []
     first: dict[tuple[str, int], int] = {}
     again: list[int] = []
+    refused: list[int] = []
     keys: dict[int, Key] = {}
     for number, entry in enumerate(entries):
+        if entry.reason:  # of a tar's members that are not opened many may share a place
+            refused.append(number)
+            continue
         key = key_of(entry.place)
         order[number] = known.find(key)
         if order[number] < 0 and first.setdefault(key.place, number) == number:
@@ -121,10 +130,16 @@ def _look_at(
         elif order[number] < 0:
             again.append(number)
     fresh = 0
-    work = ((number, entries[number], settings) for number in waiting)
-    with _progress(console, len(entries) - len(again), len(waiting)) as advance:
-        for number, row in _looked_at(work, workers, seconds, journal.fileno()):
+    for number in refused:
+        journal.append(_broken_row(entries[number], entries[number].reason or ""))
+        order[number] = known.rows.num_rows + fresh
+        fresh += 1
+    work = [(entries[number], settings) for number in waiting]
+    with _progress(console, len(entries) - len(again) - len(refused), len(waiting)) as advance:
+        for place, found in _looked_at(work, workers, seconds, [journal.fileno()]):
+            number = waiting[place]
             key = keys.pop(number)
+            row = _broken_row(entries[number], found.reason) if isinstance(found, Lost) else found
             row["modified"] = key.modified
             row["bytes"] = row["bytes"] if key.bytes is None else key.bytes
             journal.append(row)
@@ -136,60 +151,27 @@ def _look_at(
     return order, fresh
 
 
-Work = tuple[int, Entry, ScanSettings]
+Work = tuple[Entry, ScanSettings]
 
 
 def _looked_at(
-    work: Iterator[Work], workers: int, seconds: float, journal: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The row of every file, as each is done; a process that hangs or dies over one is replaced."""
-    running: dict[Future, tuple[int, Entry]] = {}
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPool(workers, context=context, initializer=_set_up, initargs=(os.getpid(), journal))
-    try:
-        while True:
-            for number, entry, settings in _some(work, workers * _AHEAD - len(running)):
-                running[pool.schedule(row_of, args=[entry, settings], timeout=seconds)] = (number, entry)
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                number, entry = running.pop(future)
-                yield number, _result(future, entry)
-        pool.close()
-    finally:
-        pool.stop()
-        pool.join()
+    work: Sequence[Work], workers: int, seconds: float, descriptors: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any] | Lost]]:
+    """The row of every file, as each is done."""
+    return in_processes(_row_of, work, workers, seconds, descriptors)
 
 
-def _some(work: Iterator[Work], count: int) -> Iterable[Work]:
-    return [item for _, item in zip(range(count), work, strict=False)]
-
-
-def _result(future: Future, entry: Entry) -> dict[str, Any]:
-    try:
-        return future.result()
-    except TimeoutError:
-        return _broken_row(entry, "timeout")
-    except ProcessExpired:
-        return _broken_row(entry, "unreadable")
-
-
-def _set_up(parent: int, journal: int) -> None:
-    """What a decoder says of a damaged file is no news. The journal's lock goes with the main process, not with this one."""
-    follow(parent)
-    os.close(journal)
-    av.logging.set_libav_level(av.logging.PANIC)
+def _row_of(work: Work) -> dict[str, Any]:
+    return row_of(*work)
 
 
 def row_of(entry: Entry, settings: ScanSettings) -> dict[str, Any]:
     """The manifest's row of one file; whatever is wrong with the file becomes its reason."""
     try:
-        if entry.reason:
-            raise BrokenFile(str(entry.place), entry.reason)
         found = inspect_file(entry.place, settings.everything)
         content, size = content_of(entry.place)
-    except (BrokenFile, OSError) as error:
-        return _broken_row(entry, getattr(error, "reason", "unreadable"))
+    except Exception as error:  # whatever a decoder makes of damage: one file must not end the scan of a million
+        return _broken_row(entry, error.reason if isinstance(error, BrokenFile) else "unreadable")
     short = found.info.kind == "video" and found.info.frames < settings.min_frames
     return {
         **_empty_row(entry),

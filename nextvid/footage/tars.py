@@ -6,8 +6,9 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import PurePosixPath
+from typing import IO, cast
 
-from nextvid.data.locations import Place, written
+from nextvid.data.locations import Bytes, Place, open_place, written
 from nextvid.footage.listing import MEDIA_SUFFIXES, Entry
 
 _SIDECAR_BYTES = 1 << 20
@@ -19,19 +20,21 @@ def read_tar(path: str) -> Iterator[Entry]:
     A member that is a link, or whose name would climb out of the tar's folder, is not opened (``denied``); a tar that
     ends early, or is none, is an entry of its own with the reason.
     """
+    place = Place(written(path))
     try:
-        with open(path, "rb") as file:
+        with open_place(place) as file:
             if not file.read(1):
-                yield Entry(Place(written(path)), reason="empty")
+                yield Entry(place, reason="empty")
                 return
-        with tarfile.open(path, "r:") as archive:
-            yield from _members(path, archive)
-            if _ends_early(path, archive.offset):
-                yield Entry(Place(written(path)), reason="truncated")
+            file.seek(0)
+            with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as archive:
+                yield from _members(path, archive)
+                if _ends_early(file, archive.offset):
+                    yield Entry(place, reason="truncated")
     except tarfile.ReadError as error:
-        yield Entry(Place(written(path)), reason="truncated" if "unexpected end" in str(error) else "not_media")
+        yield Entry(place, reason="truncated" if "unexpected end" in str(error) else "not_media")
     except OSError as error:
-        yield Entry(Place(written(path)), reason="denied" if isinstance(error, PermissionError) else "unreadable")
+        yield Entry(place, reason="denied" if isinstance(error, PermissionError) else "unreadable")
 
 
 def _members(path: str, archive: tarfile.TarFile) -> Iterator[Entry]:
@@ -83,11 +86,10 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _ends_early(path: str, end: int) -> bool:
+def _ends_early(file: Bytes, end: int) -> bool:
     """Whether what follows the last member is neither nothing nor the zeros that close a tar."""
-    with open(path, "rb") as file:
-        file.seek(end)
-        rest = file.read(tarfile.BLOCKSIZE)
+    file.seek(end)
+    rest = file.read(tarfile.BLOCKSIZE)
     return bool(rest) and rest != bytes(tarfile.BLOCKSIZE)
 
 
@@ -96,12 +98,10 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
         return None
     if member.size > _SIDECAR_BYTES:
         return None
-    file = archive.extractfile(member)
-    text = file.read().decode("utf-8", "replace").strip() if file else ""
-    if member.name.lower().endswith(".cls"):
-        return text or None
     try:
-        value = json.loads(text).get("label")
-    except (ValueError, AttributeError):
+        file = archive.extractfile(member)
+        text = file.read().decode("utf-8", "replace").strip() if file else ""
+        value = text if member.name.lower().endswith(".cls") else json.loads(text).get("label")
+    except (OSError, tarfile.ReadError, ValueError, AttributeError, RecursionError):
         return None
-    return None if value is None else str(value)
+    return None if value in (None, "") else str(value).encode("utf-8", "backslashreplace").decode()

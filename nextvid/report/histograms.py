@@ -19,14 +19,14 @@ def histogram(values: Float[np.ndarray, " files"], title: str, unit: str, *, rat
     axes = figure.add_subplot()
     dress(axes, title)
     low, high = float(values.min()), float(values.max())
-    if ratios and low > 0 and high > low:
+    if ratios and low > 0 and high > 1.001 * low:
         edges = np.geomspace(low, high, BINS + 1)
         axes.set_xscale("log")
         marks = [step for step in STEPS if low <= step <= high]
         axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        margin = 0.5 if high == low else 0.0
+        margin = 0.5 if high <= 1.001 * low else 0.0
         edges = np.linspace(low - margin, high + margin, BINS + 1)
     counts, _ = np.histogram(values, edges)
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=LINE, linewidth=0)

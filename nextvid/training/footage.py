@@ -124,7 +124,7 @@ def _manifest_of(path: str, min_frames: int, console: Console) -> Path:
         return Path(path)
     where = path if is_remote(path) else os.path.abspath(path)
     out = cache_folder() / "footage" / f"{key_of('footage', where, min_frames):x}.parquet"
-    summary = scan([path], out, ScanSettings(min_frames=min_frames), console=console)
+    summary = scan([path], out, ScanSettings(min_frames=min_frames), console=console, wait=True)
     if not summary["usable"]:
         raise UserError(_nothing_usable(path, summary, out, min_frames))
     return out
@@ -179,14 +179,19 @@ class BrokenFiles:
     """Every attempt at a clip that was lost to a hang or a worker's death; a run that goes on must not make it again."""
 
     def __post_init__(self) -> None:
-        if (self.run / BROKEN_FILE).is_file():
-            rows = [json.loads(row) for row in (self.run / BROKEN_FILE).read_text().split("\n")[:-1]]
-            self.known = {row["path"] for row in rows}
-            self.lost = [
-                Broken(row["path"], row["reason"], row["sample"], row["attempt"], lost=True)
-                for row in rows
-                if row.get("lost")
-            ]
+        file = self.run / BROKEN_FILE
+        if not file.is_file():
+            return
+        *lines, torn = file.read_bytes().split(b"\n")
+        if torn:  # by a kill in the middle of a row
+            os.truncate(file, file.stat().st_size - len(torn))
+        rows = [json.loads(line) for line in lines if line]
+        self.known = {row["path"] for row in rows}
+        self.lost = [
+            Broken(row["path"], row["reason"], row["sample"], row["attempt"], lost=True)
+            for row in rows
+            if row.get("lost")
+        ]
 
     def add(self, broken: Sequence[Broken]) -> None:
         """Count, name and skip: another clip already stands in for each."""

@@ -227,3 +227,37 @@ def test_sources_that_are_not_there_or_empty_are_a_sentence(tmp_path: Path) -> N
     (tmp_path / "packed.tar.gz").touch()
     with pytest.raises(UserError, match="packed"):
         listed(tmp_path / "packed.tar.gz")
+
+
+def test_remote_lists_and_tars(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        add(archive, "one.mp4", b"first")
+    memory.pipe("/lists/t.tar", (tmp_path / "t.tar").read_bytes())
+    memory.pipe("/lists/l.csv", b"sub/a.mp4 3\n")
+    assert [(entry.place.path, entry.label) for entry in listed("memory://lists/l.csv")] == [
+        ("memory://lists/sub/a.mp4", "3")
+    ]
+    for source in ("memory://lists/t.tar", "memory://lists"):
+        with open_place(listed(source)[0].place) as file:
+            assert file.read() == b"first"
+
+
+def test_lists_with_odd_content_are_a_sentence_or_read(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes(b"a.mp4,caf\xe9\n")
+    assert listed(tmp_path / "latin.csv")[0].label == "caf\\xe9"
+    (tmp_path / "long.csv").write_text("path,label\na.mp4," + "x" * 200_000 + "\n")
+    with pytest.raises(UserError, match="cannot be read as rows"):
+        listed(tmp_path / "long.csv")
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "a.png"}]}), tmp_path / "pictures.parquet")
+    with pytest.raises(UserError, match="none for the path as text"):
+        listed(tmp_path / "pictures.parquet")
+    pq.write_table(pa.table({"path": ["a.mp4"], "length": [12.5], "name": ["A"]}), tmp_path / "own.parquet")
+    assert listed(tmp_path / "own.parquet")[0].place.length is None
+
+
+def test_a_label_file_that_is_no_json_is_no_label(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        add(archive, "k.mp4", b"x")
+        add(archive, "k.json", b"[" * 100_000)
+    assert [entry.label for entry in listed(tmp_path / "t.tar")] == [None]

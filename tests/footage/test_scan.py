@@ -9,10 +9,12 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -35,6 +37,7 @@ from nextvid.footage import inspect
 from nextvid.footage import scan as scanning
 from nextvid.footage.command import scan_footage
 from nextvid.footage.scan import ScanSettings, scan
+from nextvid.report.histograms import histogram
 
 QUIET = Console(quiet=True)
 DENIED_TO_ROOT = os.geteuid() != 0
@@ -190,7 +193,7 @@ def test_what_has_not_changed_is_not_opened_again(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(scanning, "_looked_at", lambda work, *_: iter(look(work)))
 
     def look(work: Any) -> list[tuple[int, dict[str, Any]]]:
-        found = [(number, scanning.row_of(entry, settings)) for number, entry, settings in work]
+        found = [(place, scanning.row_of(entry, settings)) for place, (entry, settings) in enumerate(work)]
         looked_at.append(sorted(os.path.basename(row["path"]) for _, row in found))
         return found
 
@@ -406,3 +409,97 @@ def test_an_official_benchmark_is_a_source_with_its_counts_and_class_map(
     assert [row["label"] for row in pq.read_table(out).to_pylist()][:2] == ["abseiling", "zumba"]
     assert "246535 published, 3 listed, 2 found, 1 missing; 400 classes, 0 = 'abseiling'" in capsys.readouterr().out
     assert "<td>riding unicycle</td>" in out.with_suffix(".html").read_text()
+
+
+THREADS = """
+import sys, torch
+torch.set_num_threads(4)
+torch.nn.functional.adaptive_avg_pool2d(torch.rand(64, 3, 256, 256), (8, 8))
+from pathlib import Path
+from nextvid.footage.scan import scan
+print(scan([sys.argv[1]], Path(sys.argv[2]), workers=2, seconds=20.0)["usable"])
+"""
+
+
+def test_a_parent_that_computes_with_threads_does_not_block_its_workers(tmp_path: Path) -> None:
+    for number in range(4):
+        write_numbered(tmp_path / f"{number}.mp4", count=20 + number)
+    command = [sys.executable, "-c", THREADS, str(tmp_path), str(tmp_path / "m.parquet")]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["4"]
+
+
+def test_every_refused_member_of_a_tar_has_its_own_name(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for name in ("../one.mp4", "../two.mp4"):
+            archive.addfile(tarfile.TarInfo(name))
+    with (tmp_path / "t.tar").open("r+b") as file:
+        file.truncate(1024 + 100)
+    for _ in range(2):
+        summary = scan([str(tmp_path)], tmp_path / "m.parquet")
+        assert summary["broken"] == {"denied": 2, "truncated": 1}
+        assert set(rows_of(tmp_path / "m.parquet")) == {"one.mp4", "two.mp4", "t.tar"}
+
+
+def test_a_manifest_of_another_version_is_made_anew(
+    scanned: tuple[Path, dict[str, Any]], pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, table = tmp_path / "m.parquet", pq.read_table(scanned[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "FORMAT_VERSION", 0)
+        write_manifest(out, table.to_batches(), {})
+    assert scan([str(pile)], out)["usable"] == 5
+    facts = pq.read_metadata(out).metadata[b"nextvid"]
+    with pq.ParquetWriter(out, table.drop_columns(["hashes"]).schema) as writer:
+        writer.write_table(table.drop_columns(["hashes"]))
+        writer.add_key_value_metadata({b"nextvid": facts})
+    assert scan([str(pile)], out)["usable"] == 5
+    assert pq.read_schema(out).names == pq.read_schema(scanned[0]).names
+
+
+def test_remote_files_are_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/scan-once/a.mp4", write_numbered(tmp_path / "a.mp4").read_bytes())
+    monkeypatch.setattr(scanning, "in_processes", lambda function, items, *_: enumerate(map(function, items)))
+    assert scan(["memory://scan-once"], tmp_path / "m.parquet")["usable"] == 1
+    monkeypatch.setattr(scanning, "in_processes", lambda function, items, *_: iter([]) if not items else 1 / 0)
+    assert scan(["memory://scan-once"], tmp_path / "m.parquet")["usable"] == 1
+
+
+def test_lengths_that_differ_by_a_rounding_have_a_page(tmp_path: Path) -> None:
+    for number, seconds in enumerate((8.416666666666666, 8.416666666666668)):
+        write_numbered(tmp_path / f"{number}.mp4", count=20 + number)
+        figure = histogram(np.array([8.416666666666666, seconds]), "length", "seconds", ratios=True)
+        assert figure.axes[0].patches
+
+
+def test_two_processes_may_need_the_same_scan(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "a.mp4")
+    out = tmp_path / "m.parquet"
+    held = scanning.Journal(out, {"everything": False, "min_frames": 2})
+    threading.Timer(0.5, held.remove).start()
+    assert scan([str(tmp_path)], out, wait=True)["usable"] == 1
+
+
+def test_what_follows_a_whole_file_does_not_make_it_truncated(tmp_path: Path) -> None:
+    video = write_numbered(tmp_path / "a.mp4")
+    video.write_bytes(video.read_bytes() + b"some more bytes that are no box")
+    draw = np.random.default_rng(0)
+    noise = draw.integers(0, 255, 200_000, dtype=np.uint8).tobytes().replace(b"\xff\xd9", b"")
+    for name, codec, pixels in (("p.jpg", "mjpeg", "yuvj420p"), ("p.png", "png", "rgb24")):
+        picture = write_picture(tmp_path / name, draw.integers(0, 255, (48, 64, 3), dtype=np.uint8), codec, pixels)
+        picture.write_bytes(picture.read_bytes() + noise)
+        cut_short(picture, tmp_path / f"cut-{name}", 0.003)
+    summary = scan([str(tmp_path)], tmp_path / "m.parquet")
+    assert (summary["usable"], summary["broken"]) == (3, {"truncated": 2})
+
+
+def test_a_clock_that_steps_back_ends_what_is_used(tmp_path: Path) -> None:
+    one = write_numbered(tmp_path / "one.ts", count=40)
+    (tmp_path / "joined.ts").write_bytes(one.read_bytes() + one.read_bytes())
+    one.unlink()
+    scan([str(tmp_path)], tmp_path / "m.parquet")
+    row = rows_of(tmp_path / "m.parquet")["joined.ts"]
+    assert (row["frames"], row["fps"]) == (40, pytest.approx(10.0))
+    assert row["seconds"] == pytest.approx(4.0)

@@ -180,3 +180,11 @@ def test_training_completes_on_a_folder_with_a_third_of_damaged_files(tmp_path: 
     named = {json.loads(row)["path"] for row in (run / BROKEN_FILE).read_text().splitlines()}
     assert named <= {str(folder / f"gone-{number}.mp4") for number in range(2)}
     assert json.loads((run / "metrics.json").read_text())["pretrain"]["steps"] == recipe.steps
+
+
+def test_a_row_that_was_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    BrokenFiles(tmp_path, QUIET).add([Broken("/v/a.mp4", "truncated", 1, 0)])
+    with (tmp_path / BROKEN_FILE).open("a") as file:
+        file.write('{"path": "/v/b')
+    BrokenFiles(tmp_path, QUIET).add([Broken("/v/c.mp4", "truncated", 2, 0)])
+    assert BrokenFiles(tmp_path, QUIET).known == {"/v/a.mp4", "/v/c.mp4"}

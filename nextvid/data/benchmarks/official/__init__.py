@@ -33,7 +33,7 @@ def find(name_and_root: str) -> tuple[str, Path]:
         raise UserError(unknown(name, "official benchmark", _READERS))
     if not root:
         raise UserError(f"{name_and_root!r} names no folder; write {name}:FOLDER, such as {name}:/data/{name}.")
-    return name, Path(root).expanduser()
+    return name, Path(root).expanduser().absolute()
 
 
 def read(name_and_root: str, split: str) -> OfficialSplit:
