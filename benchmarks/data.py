@@ -6,7 +6,8 @@
 first minutes 8 originals of 30 s are made (H.264 by x264's own settings: a key frame every 250 frames at most). Parts:
 
 ``loader``: clips a second of the loader, and of as many processes that make the same clips and throw them away.
-``shards``: clips a second of the loader and of training from prepared shards, and from the originals.
+``shards``: clips a second of the loader and of training (the tiny recipe, one worker) from prepared shards, and from the
+originals.
 ``peers``: the loader beside loaders written as V-JEPA 2's and VideoMAE's are (decord where it is installed, and PyAV).
 ``scale``: start-up, time a sample, private memory of a worker and time of a scan a file with a thousand and ten million rows.
 
@@ -195,7 +196,7 @@ def _compared(one: str, other: str, pairs: list[tuple[float, float]]) -> dict[st
 def against_originals(originals: Path, prepared: Path, home: Path, workers: int, repeats: int) -> dict[str, Any]:
     """Prepared shards against the originals: the loader alone, and training a tiny encoder."""
     loaded = [(our_rate(prepared, workers, 240), our_rate(originals, workers, 48)) for _ in range(repeats)]
-    rate: Callable[[Path, str], float] = lambda manifest, name: _training_rate(manifest, home / name, workers)  # noqa: E731
+    rate: Callable[[Path, str], float] = lambda manifest, name: _training_rate(manifest, home / name)  # noqa: E731
     trained = [(rate(prepared, f"p{n}"), rate(originals, f"o{n}")) for n in range(repeats)]
     return {
         "loader": _compared("prepared", "originals", loaded),
@@ -203,10 +204,10 @@ def against_originals(originals: Path, prepared: Path, home: Path, workers: int,
     }
 
 
-def _training_rate(manifest: Path, out: Path, workers: int) -> float:
-    """Clips a second of ``pretrain``: the tiny recipe, its clips as they are, from the second logged row on."""
+def _training_rate(manifest: Path, out: Path) -> float:
+    """Clips a second of ``pretrain``: the tiny recipe with its own worker and clips, from the second logged row on."""
     sources = f"data.sources=[{{path: {manifest}}}]"
-    recipe = load_recipe("tiny", [sources, f"data.workers={workers}", "training.log_every=5", "training.threads=1"])
+    recipe = load_recipe("tiny", [sources, "training.log_every=5", "training.threads=1"])
     loop.pretrain(recipe, out, 25, CONSOLE)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     first, last = rows[1], rows[-1]

@@ -27,7 +27,7 @@ from nextvid.data.loader import BatchPlan, batches
 
 def private():
     with open("/proc/self/smaps_rollup") as file:
-        rows = dict(line.split(":") for line in file if line.startswith("Private"))
+        rows = dict(line.split(":") for line in file if line.startswith("Private_Dirty"))
     return sum(int(size.split()[0]) for size in rows.values()) / 1024
 
 before, start = private(), time.perf_counter()

@@ -503,3 +503,37 @@ def test_a_clock_that_steps_back_ends_what_is_used(tmp_path: Path) -> None:
     row = rows_of(tmp_path / "m.parquet")["joined.ts"]
     assert (row["frames"], row["fps"]) == (40, pytest.approx(10.0))
     assert row["seconds"] == pytest.approx(4.0)
+
+
+def ten_thousand(folder: Path) -> None:
+    """Ten thousand videos, no two the same, every twentieth broken in one of four ways."""
+    folder.mkdir()
+    good = write_numbered(folder / "0.mp4", count=12).read_bytes()
+    broken = (b"", good[: len(good) // 2], b"no video " * 20, write_sound(folder / "1.mp4").read_bytes())
+    for number in range(10_000):
+        content = broken[number // 20 % 4] if number % 20 == 0 else good
+        mark = struct.pack(">I4sQ", 16, b"free", number) if number % 20 else b""
+        (folder / f"{number}.mp4").write_bytes(content + mark)
+
+
+@pytest.mark.slow
+def test_ten_thousand_files_killed_again_and_again(tmp_path: Path) -> None:
+    ten_thousand(tmp_path / "v")
+    out = tmp_path / "m.parquet"
+    kills = 0
+    for target in (1000, 4000, 7000):
+        started = subprocess.Popen(scan_command(tmp_path / "v", out), stderr=subprocess.PIPE)
+        while journal_lines(out) < target and started.poll() is None:
+            time.sleep(0.01)
+        kills += started.poll() is None
+        before = journal_lines(out)
+        started.kill()
+        started.wait()
+        assert target <= before <= journal_lines(out) < 10_000
+    assert kills == 3
+    last = subprocess.run([*scan_command(tmp_path / "v", out), "--json"], capture_output=True, text=True, check=True)
+    summary = json.loads(last.stdout)
+    assert (summary["found"], summary["usable"], summary["duplicates"]) == (10_000, 9500, 0)
+    assert summary["broken"] == {"empty": 125, "no_video": 125, "not_media": 125, "truncated": 125}
+    paths = pq.read_table(out)["path"].to_pylist()
+    assert len(set(paths)) == 10_000
