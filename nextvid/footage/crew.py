@@ -1,11 +1,12 @@
 """Shards made by several processes of this machine; one that dies or hangs over a file is replaced and goes on without it."""
 
 import multiprocessing
-import signal
+import os
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -14,11 +15,16 @@ import torch
 
 from nextvid.errors import UserError
 from nextvid.footage.shard import ShardFacts, ShardProgress, ShardTask, make_shard
+from nextvid.processes import follow
 
 PATIENCE = 600.0
 """Seconds without a new clip after which a file counts as ``timeout``."""
 _DEATHS = 2
+"""Processes that a file may cost before it counts as ``unreadable``."""
+_STARTS = 3
+"""Processes that a shard may cost while none of its files is at work."""
 _START = 120.0
+"""Seconds of patience at least while none of a shard's files is at work."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,17 @@ class _Worker:
 
     def give(self, task: ShardTask) -> None:
         self.task, self.row, self.heard = task, None, time.monotonic()
-        self.line.send(task)
+        with suppress(OSError):  # a process that is dead already: its line says so when it is read
+            self.line.send(task)
 
     def end(self) -> None:
+        """Kill it; what it has half written goes with it."""
         self.process.kill()
         self.process.join()
         self.line.close()
+        if self.task is not None:
+            for half in self.task.folder.glob(f".{self.task.shard.stem}.*.{self.process.pid}.tmp"):
+                half.unlink(missing_ok=True)
 
     def silent(self, patience: float) -> bool:
         limit = patience if self.row is not None else max(patience, _START)
@@ -59,11 +70,12 @@ def make_shards(
     """Make the shards; yields how far each is and, once it is there, what it holds.
 
     A file over which a process hangs for ``patience`` seconds is ``timeout``; one over which it dies twice is
-    ``unreadable``. Raises ``UserError`` where the disk cannot take a shard, ``RuntimeError`` where a worker fails.
+    ``unreadable``. Raises ``UserError`` where the disk cannot take a shard or processes keep ending before and after its
+    files, ``RuntimeError`` where a worker fails.
     """
     waiting = iter(tasks)
     crew: list[_Worker] = []
-    deaths = Counter[int]()
+    deaths = Counter[tuple[int, int | None]]()
     try:
         for task in (task for _, task in zip(range(workers), waiting, strict=False)):
             crew.append(_started(task))
@@ -92,7 +104,7 @@ def make_shards(
 def _started(task: ShardTask) -> _Worker:
     context = multiprocessing.get_context("spawn")
     line, other = context.Pipe()
-    process = context.Process(target=_work, args=(other,), daemon=True)
+    process = context.Process(target=_work, args=(other, os.getpid()), daemon=True)
     process.start()
     other.close()
     worker = _Worker(process, line)
@@ -121,21 +133,26 @@ def _received(worker: _Worker) -> ShardProgress | ShardFacts | None:
     return message
 
 
-def _replaced(worker: _Worker, reason: str, deaths: "Counter[int]") -> _Worker:
+def _replaced(worker: _Worker, reason: str, deaths: "Counter[tuple[int, int | None]]") -> _Worker:
     """Another process for the same shard, without the file that has cost the one before, if that is sure."""
     worker.end()
-    if worker.row is None or worker.task is None:
-        raise RuntimeError(f"a worker ended before it had begun (exit code {worker.process.exitcode})")
-    task = worker.task
-    deaths[worker.row] += 1
-    if reason == "timeout" or deaths[worker.row] == _DEATHS:
+    assert worker.task is not None
+    task, at_work = worker.task, (worker.task.shard.number, worker.row)
+    deaths[at_work] += 1
+    if worker.row is None:
+        if deaths[at_work] == _STARTS:
+            raise UserError(
+                f"{_STARTS} processes for {task.tar.name} ended or hung with none of its files at work, the last with exit "
+                f"code {worker.process.exitcode}; perhaps for want of memory: try again with fewer workers."
+            )
+    elif reason == "timeout" or deaths[at_work] == _DEATHS:
         task = replace(task, broken=(*task.broken, (worker.row, reason)))
     return _started(task)
 
 
-def _work(line: Connection) -> None:
-    """The life of a worker: shards, until the line is closed. Stop signals are for the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _work(line: Connection, parent: int) -> None:
+    """The life of a worker: shards, until the line is closed or process ``parent`` has gone."""
+    follow(parent)
     torch.set_num_threads(1)
 
     def say(message: ShardProgress | ShardFacts | _Failure) -> None:
@@ -147,7 +164,7 @@ def _work(line: Connection) -> None:
     while True:
         try:
             task = line.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
             say(make_shard(task, say))

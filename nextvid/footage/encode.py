@@ -25,6 +25,12 @@ from nextvid.footage.shots import Moment, Piece, Pieces, with_cuts
 
 TICKS = 90000
 """Ticks of a clip's clock in a second: frames keep their times to 6 microseconds."""
+LEAST_FRAMES = 2
+"""A clip of fewer frames than a tubelet gives nothing to learn from, and is not made."""
+LONGEST_GAP = 3600.0
+"""Seconds from one frame of a video to the next above which its times are taken for damage."""
+_OUT_OF_ORDER = 3.5
+"""Frames that time may step back by where a decoder puts one out of order; by more, another recording begins."""
 _THUMBNAIL = 32
 _ENCODER = {"preset": "veryfast", "tune": "fastdecode", "bf": "0", "sc_threshold": "0", "mbtree": "0"}
 """Fast to make and faster to read. x264's macroblock tree is off: with it one encoding in a hundred came out otherwise."""
@@ -35,7 +41,8 @@ _UNKNOWN_FPS = 25.0
 class Clip:
     """A clip of a file: what is to be stored, and what it is.
 
-    ``start`` and ``end``: seconds from the file's first frame; ``shot``: the number of its shot in the file.
+    ``start`` and ``end``: seconds from the file's first frame, going on where recordings are joined; ``shot``: the number
+    of its shot in the file.
     """
 
     data: bytes
@@ -62,7 +69,7 @@ class Clip:
 class FileEncoder:
     """The clips of one file, in order; memory holds two of them, however long the file is.
 
-    ``left_out``: how many shots were too short, known once all clips are drawn.
+    ``left_out``: how many shots were too short, or had too few frames for a clip; known once all clips are drawn.
     """
 
     def __init__(self, place: Place, kind: Kind, settings: PrepareSettings) -> None:
@@ -72,21 +79,25 @@ class FileEncoder:
         self.left_out = 0
 
     def clips(self) -> Iterator[Clip]:
-        """Raises ``BrokenFile`` where the file cannot be decoded to its end: the clips before are then to be thrown away."""
+        """None where no shot has ``LEAST_FRAMES``.
+
+        Raises ``BrokenFile`` where the file cannot be decoded to its end: the clips before are then to be thrown away.
+        """
         if self.kind == "picture":
             yield self._picture()
             return
         spare: Piece | None = None
         found = False
         for piece in Pieces(with_cuts(self._moments()), self.settings.seconds):
-            if piece.seconds >= self.settings.min_seconds:
+            enough = len(piece.moments) >= LEAST_FRAMES
+            if enough and piece.seconds >= self.settings.min_seconds:
                 found = True
                 yield self._encoded(piece)
                 continue
             self.left_out += 1
-            if not found and (spare is None or piece.seconds > spare.seconds):
+            if enough and not found and (spare is None or piece.seconds > spare.seconds):
                 spare = piece
-        if not found and spare is None:
+        if not found and not self.left_out:
             raise BrokenFile(str(self.place), "unreadable")
         if not found and spare is not None:
             self.left_out -= 1
@@ -117,11 +128,15 @@ class FileEncoder:
     def _decoded(self, container: Any, stream: Any) -> Iterator[Moment]:
         usual = 1 / float(stream.average_rate or stream.guessed_rate or _UNKNOWN_FPS)
         origin, last, slot = stream.start_time or 0, -usual, -1
+        clock, joined = _Clock(usual), False
         size: tuple[int, int] | None = None
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise BrokenFile(str(self.place), "unreadable")
-            time = last + usual if frame.pts is None else float((frame.pts - origin) * stream.time_base)
+            time, begins = clock.at(None if frame.pts is None else float((frame.pts - origin) * stream.time_base))
+            if time is None:
+                raise BrokenFile(str(self.place), "unreadable")
+            joined |= begins
             due = int(time * self.settings.fps + 1e-3) if self.settings.fps else slot + 1
             if round(time * TICKS) <= round(last * TICKS) or due <= slot:
                 continue
@@ -130,8 +145,33 @@ class FileEncoder:
             small = frame.to_ndarray(
                 format="rgb24", height=_THUMBNAIL, width=_THUMBNAIL, interpolation="AREA", threads=1
             )
-            yield Moment(_upright(frame, size), time, seconds, thumbnails(small[None])[0])
-            last, slot = time, due
+            yield Moment(_upright(frame, size), time, seconds, thumbnails(small[None])[0], joined)
+            last, slot, joined = time, due, False
+
+
+class _Clock:
+    """The times of a file's frames, which go on where recordings are joined and their own times begin anew."""
+
+    def __init__(self, usual: float) -> None:
+        self.usual = usual
+        self.newest: float | None = None
+        self.offset = 0.0
+
+    def at(self, stamp: float | None) -> tuple[float | None, bool]:
+        """When a frame is shown, None where that cannot be, and whether another recording begins with it."""
+        following = 0.0 if self.newest is None else self.newest + self.usual
+        time = following if stamp is None else stamp + self.offset
+        if self.newest is None:
+            self.newest = time
+            return time, False
+        if time - self.newest > LONGEST_GAP:
+            return None, False
+        begins = time < self.newest - _OUT_OF_ORDER * self.usual
+        if begins:
+            self.offset += following - time
+            time = following
+        self.newest = max(self.newest, time)
+        return time, begins
 
 
 def _even(size: tuple[int, int]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -47,6 +48,10 @@ class PrepareSettings:
     quality: int = 95
 
     def __post_init__(self) -> None:
+        for name in ("seconds", "min_seconds", "fps", "shard_mb"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise UserError(f"{name} is {value}; it must be a finite number")
         for name in ("short_side", "seconds", "keyframes", "shard_mb"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")

@@ -1,6 +1,7 @@
 """``prepare``: footage re-encoded once to small clips that read fast, in shards; going on where it was stopped."""
 
 import fcntl
+import json
 import os
 import time
 from collections import Counter
@@ -11,14 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from nextvid.data.manifest import SCHEMA, explained_writing, read_facts, read_rows, write_manifest
+from nextvid.data.manifest import (
+    PREPARED_MANIFEST,
+    SCHEMA,
+    broken_rows,
+    explained_writing,
+    read_facts,
+    write_manifest,
+)
 from nextvid.errors import UserError
-from nextvid.files import checksum, read_json, replace_json
-from nextvid.footage.cluster import make_shards_on_ray
+from nextvid.files import read_json, replace_json
+from nextvid.footage.cluster import LOCAL, make_shards_on_ray
 from nextvid.footage.crew import PATIENCE, make_shards
 from nextvid.footage.encode import check_encoder
 from nextvid.footage.plan import FORMAT_VERSION, PrepareSettings, plan_digest, plan_shards
@@ -27,9 +34,9 @@ from nextvid.footage.shard import ShardFacts, ShardTask, is_whole, read_shard
 from nextvid.footage.summary import summarise
 from nextvid.signals import stoppable
 
-MANIFEST, SUMMARY, SETTINGS = "manifest.parquet", "prepare.json", "settings.json"
+SUMMARY, SETTINGS = "prepare.json", "settings.json"
 DEFAULT_SETTINGS = PrepareSettings()
-_COUNTED = ("files", "usable", "clips", "videos", "shots", "left_out", "seconds", "bytes_in", "bytes")
+_COUNTED = ("files", "usable", "too_short", "clips", "videos", "shots", "left_out", "seconds", "bytes_in", "bytes")
 _NAMED = 10
 
 
@@ -45,13 +52,19 @@ def prepare_footage(
 ) -> dict[str, Any]:
     """Re-encode the usable files of ``manifest`` into shards in ``out``, with a manifest of their clips; returns its summary.
 
-    Shards that are there are left alone, with ``verify`` only if their checksums are right; so the same call goes on
-    after a stop, and once more makes nothing. ``ray``: the address of a cluster to do it on
+    The summary, ``prepare.json``, counts the broken files by reason; the manifest names them. Shards that are there are
+    left alone, with ``verify`` only if their checksums are right; so the same call goes on after a stop, and once more
+    makes nothing. ``ray``: the address of a cluster to do it on
     (:func:`nextvid.footage.cluster.make_shards_on_ray`). ``patience``: seconds without a new clip after which a file
     counts as ``timeout``. A script that calls this does so under ``if __name__ == "__main__"``: each worker is a fresh
     interpreter that imports it. Raises ``UserError``, and ``Stopped`` on a signal with all finished shards kept.
     """
     console = console or Console(stderr=True)
+    if workers is not None and ray not in (None, LOCAL):
+        raise UserError(
+            f"workers is {workers}, which is for this machine or --ray {LOCAL}; the cluster at {ray} goes by the processors "
+            "that it has: leave workers out"
+        )
     manifest, out = manifest.absolute(), out.absolute()
     read_facts(manifest)
     check_encoder(settings)
@@ -67,16 +80,11 @@ def prepare_footage(
         ):
             for task, said in _made(left, ray, workers or os.cpu_count() or 1, patience):
                 display.update(task, said)
-        if left or not (out / SUMMARY).exists():
-            _combine(out, tasks, time.monotonic() - started)
-        _name_broken(out, console)
-        return read_json(out / SUMMARY)
-
-
-def verify_shards(folder: Path) -> list[str]:
-    """The names of the shards in ``folder`` whose bytes are not those that were written, or of which a file is missing."""
-    stems = sorted({path.stem for path in folder.glob("shard-*") if path.suffix in {".tar", ".parquet"}})
-    return [f"{stem}.tar" for stem in stems if not _is_sound(folder, stem)]
+        if left or not _is_combined(out):
+            _combine(out, tasks, {task.shard.number for task in left}, time.monotonic() - started)
+        summary = read_json(out / SUMMARY)
+        _name_broken(out, sum(summary["broken"].values()), console)
+        return summary
 
 
 def table_of(summary: dict[str, Any]) -> Table:
@@ -84,7 +92,10 @@ def table_of(summary: dict[str, Any]) -> Table:
     table = Table("prepared", "", title=None)
     hours, ratio = summary["hours"], summary["bytes_out"] / max(summary["bytes_in"], 1)
     broken = ", ".join(f"{count} {reason}" for reason, count in summary["broken"].items()) or "none"
-    table.add_row("files", f"{summary['found']} found, {summary['usable']} usable; broken: {broken}")
+    table.add_row(
+        "files",
+        f"{summary['found']} found, {summary['usable']} usable, {summary['too_short']} too short; broken: {broken}",
+    )
     table.add_row("clips", f"{summary['clips']} ({summary['videos']} of video, {hours:.2f} h)")
     table.add_row("shots", f"{summary['shots']}, of which {summary['left_out']} too short")
     table.add_row("shards", f"{summary['shards']}, {summary['bytes_out'] / 1e6:.0f} MB ({ratio:.0%} of the footage)")
@@ -121,23 +132,36 @@ def _claimed(out: Path, manifest: Path, settings: PrepareSettings) -> Iterator[N
             "made_from": str(manifest),
             "settings": asdict(settings),
         }
-        _refuse_other(out, read_json(out / SETTINGS), facts)
-        for left_over in out.glob(".shard-*.tmp"):
-            left_over.unlink()
+        _refuse_other(out, facts)
+        _sweep(out)
         if not (out / SETTINGS).exists():
             with explained_writing(out / SETTINGS):
                 replace_json(out / SETTINGS, facts)
-        yield
+        try:
+            yield
+        finally:
+            _sweep(out)
 
 
-def _refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    if not before:
+def _sweep(out: Path) -> None:
+    """Remove what was left half written."""
+    for name in ("shard-*", f"{PREPARED_MANIFEST}*", SUMMARY, SETTINGS):
+        for half in out.glob(f".{name}.*.tmp"):
+            half.unlink(missing_ok=True)
+
+
+def _refuse_other(out: Path, now: dict[str, Any]) -> None:
+    if not (out / SETTINGS).exists():
         if any(out.glob("shard-*")):
             raise UserError(f"{out} holds shards but no {SETTINGS}; choose an empty folder.")
         return
     advice = "choose another folder, or remove this one"
-    if before.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{out} has format version {before.get('format_version')}, not {FORMAT_VERSION}: {advice}.")
+    before = _readable(out / SETTINGS)
+    version = before.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise UserError(f"{out} has format version {version}, not {FORMAT_VERSION}: {advice}.")
+    if not before.keys() >= now.keys() or not isinstance(before["settings"], dict):
+        raise UserError(f"{out / SETTINGS} is damaged, so nobody knows what the shards are made from: {advice}.")
     for name, value in now["settings"].items():
         if before["settings"].get(name) != value:
             raise UserError(f"{out} was prepared with {name} {before['settings'].get(name)}, not {value}: {advice}.")
@@ -147,16 +171,29 @@ def _refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
         )
 
 
-def _is_sound(folder: Path, stem: str) -> bool:
+def _readable(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it is damaged or missing."""
     try:
-        facts, _ = read_shard(folder / f"{stem}.parquet")
-        return checksum(folder / f"{stem}.tar") == facts.sha256
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_combined(out: Path) -> bool:
+    """Whether the manifest and the summary are there and can be read."""
+    try:
+        read_facts(out / PREPARED_MANIFEST)
+    except UserError:
         return False
+    return _readable(out / SUMMARY).get("format_version") == FORMAT_VERSION
 
 
-def _combine(out: Path, tasks: list[ShardTask], seconds: float) -> None:
-    """Write the manifest of all clips, with a summary like a scan's, and the summary of the shards."""
+def _combine(out: Path, tasks: list[ShardTask], new: set[int], seconds: float) -> None:
+    """Write the manifest of all clips, with a summary like a scan's, and the summary of the shards.
+
+    ``new``: the numbers of those that this run has made, in ``seconds``.
+    """
     made: list[ShardFacts] = []
     labels: set[str | None] = set()
     scanned = summarise(SCHEMA.empty_table())
@@ -170,9 +207,9 @@ def _combine(out: Path, tasks: list[ShardTask], seconds: float) -> None:
             scanned["labels"] = len(labels - {None})
             yield from rows.combine_chunks().to_batches()
 
-    write_manifest(out / MANIFEST, batches(), scanned)
+    write_manifest(out / PREPARED_MANIFEST, batches(), scanned)
     with explained_writing(out / SUMMARY):
-        replace_json(out / SUMMARY, _summary(made, tasks[0].settings, seconds))
+        replace_json(out / SUMMARY, _summary(made, tasks[0].settings, new, seconds))
 
 
 def _add(total: dict[str, Any], part: dict[str, Any]) -> None:
@@ -184,17 +221,18 @@ def _add(total: dict[str, Any], part: dict[str, Any]) -> None:
             total[name] += value
 
 
-def _summary(made: list[ShardFacts], settings: PrepareSettings, seconds: float) -> dict[str, Any]:
-    """``found = usable + broken`` files, ``clips = videos + pictures``; ``time`` is that of the run that ended it."""
+def _summary(made: list[ShardFacts], settings: PrepareSettings, new: set[int], seconds: float) -> dict[str, Any]:
+    """``found = usable + broken + too_short`` files, ``clips = videos + pictures``; ``time``: of the run that ended it."""
     total: dict[str, Any] = {"broken": {}, **dict.fromkeys(_COUNTED, 0)}
     for facts in made:
         _add(total, {name: getattr(facts, name) for name in total})
-    clips = total["clips"]
+    clips, just_made = total["clips"], sum(facts.clips for facts in made if facts.number in new)
     return {
         "format_version": FORMAT_VERSION,
         "found": total["files"],
         "usable": total["usable"],
         "broken": total["broken"],
+        "too_short": total["too_short"],
         "clips": clips,
         "videos": total["videos"],
         "pictures": clips - total["videos"],
@@ -205,18 +243,15 @@ def _summary(made: list[ShardFacts], settings: PrepareSettings, seconds: float) 
         "bytes_out": total["bytes"],
         "shards": len(made),
         "settings": asdict(settings),
-        "time": {"seconds": seconds, "clips_per_second": clips / seconds},
+        "time": {"seconds": seconds, "clips_per_second": just_made / seconds},
     }
 
 
-def _name_broken(out: Path, console: Console) -> None:
-    """Say which files are broken: the first of them by name."""
-    broken = [
-        (row["name"] or row["path"], row["reason"])
-        for batch in read_rows(out / MANIFEST, ["path", "name", "status", "reason"])
-        for row in batch.filter(pc.equal(batch["status"], "broken")).to_pylist()
-    ]
-    for name, reason in broken[:_NAMED]:
+def _name_broken(out: Path, count: int, console: Console) -> None:
+    """Say which of the ``count`` broken files are broken: the first of them by name."""
+    for name, reason in broken_rows(out / PREPARED_MANIFEST, _NAMED):
         console.print(f"{name}: {reason}", highlight=False, markup=False)
-    if len(broken) > _NAMED:
-        console.print(f"and {len(broken) - _NAMED} more, which {out / MANIFEST} names", highlight=False, markup=False)
+    if count > _NAMED:
+        console.print(
+            f"and {count - _NAMED} more, which {out / PREPARED_MANIFEST} names", highlight=False, markup=False
+        )

@@ -50,9 +50,12 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardProgress:
-    """How far a shard is: the manifest's row at work, clips and bytes so far, and the seconds of footage behind them."""
+    """How far a shard is: the manifest's row at work, clips and bytes so far, and the seconds of footage behind them.
 
-    row: int
+    ``row``: None once all files are done and the shard is being closed.
+    """
+
+    row: int | None
     clips: int
     bytes: int
     work: float
@@ -60,8 +63,9 @@ class ShardProgress:
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What a shard holds: ``files = usable + broken``; ``shots = clips' shots + left_out``; ``seconds`` of video clips.
+    """What a shard holds: ``files = usable + broken + too_short``; ``shots = clips' shots + left_out``.
 
+    ``too_short``: videos of which no shot has frames enough for a clip. ``seconds``: of video clips.
     ``bytes`` and ``sha256`` are the tar's, ``bytes_in`` the usable files'.
     """
 
@@ -71,6 +75,7 @@ class ShardFacts:
     files: int
     usable: int
     broken: dict[str, int]
+    too_short: int
     clips: int
     videos: int
     shots: int
@@ -96,7 +101,7 @@ def make_shard(task: ShardTask, report: Report = lambda progress: None) -> Shard
             contents = _Contents(task, file, report)
             for source in files_of(task.manifest, task.shard):
                 contents.add(source)
-            contents.tar.close()
+            contents.close()
         facts = contents.facts(checksum(beside))
     table = pa.Table.from_pylist(contents.rows, SCHEMA)
     with explained_writing(task.sidecar), replacing(task.sidecar) as beside:
@@ -105,7 +110,7 @@ def make_shard(task: ShardTask, report: Report = lambda progress: None) -> Shard
 
 
 def read_shard(sidecar: Path) -> tuple[ShardFacts, pa.Table]:
-    """What is in a shard: a row a clip and a row a broken file. ``OSError`` or ``ValueError`` where that cannot be read."""
+    """What is in a shard: a row a clip and a row a file without. ``OSError`` or ``ValueError`` where that cannot be read."""
     table = pq.read_table(sidecar)
     facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
     try:
@@ -114,15 +119,15 @@ def read_shard(sidecar: Path) -> tuple[ShardFacts, pa.Table]:
         raise ValueError(f"{sidecar} does not say what is in its shard") from error
 
 
-def is_whole(task: ShardTask, read_all: bool = False) -> bool:
-    """Whether the shard is there as the task would make it, by its size, or with ``read_all`` by its checksum."""
+def is_whole(task: ShardTask, verify: bool = False) -> bool:
+    """Whether the shard is there as the task would make it, by its size, or with ``verify`` by its checksum."""
     try:
         facts, _ = read_shard(task.sidecar)
         return (
             facts.plan == task.plan
             and facts.number == task.shard.number
             and task.tar.stat().st_size == facts.bytes
-            and (not read_all or checksum(task.tar) == facts.sha256)
+            and (not verify or checksum(task.tar) == facts.sha256)
         )
     except (OSError, ValueError):
         return False
@@ -166,7 +171,7 @@ class _Contents:
         self.report = report
         self.tar = _Tar(file)
         self.rows: list[dict[str, Any]] = []
-        self.files = self.clips = self.shots = self.left_out = self.bytes_in = 0
+        self.files = self.clips = self.shots = self.left_out = self.too_short = self.bytes_in = 0
         self.work = self.seconds = 0.0
         self.reasons = Counter[str]()
         self.skip = dict(task.broken)
@@ -175,7 +180,7 @@ class _Contents:
         """Encode a file; one that breaks leaves nothing but its row."""
         size = self.tar.size
         self.files += 1
-        self._say(source, 0, 0.0)
+        self._say(source.number, 0, 0.0)
         try:
             if source.number in self.skip:
                 raise BrokenFile(str(source.place), self.skip[source.number])
@@ -183,8 +188,13 @@ class _Contents:
         except BrokenFile as error:
             self.tar.take_back(size)
             self.reasons[error.reason] += 1
-            self.rows.append(_broken_row(source, error.reason))
+            self.rows.append(_row_without_clip(source, "broken", error.reason))
         self.work += source.work
+
+    def close(self) -> None:
+        """End the tar; this, and what comes after it, is no file's work."""
+        self._say(None, 0, 0.0)
+        self.tar.close()
 
     def _encode(self, source: SourceFile) -> tuple[list[dict[str, Any]], int]:
         """The rows of a file's clips, which are written; how many shots were left out."""
@@ -192,7 +202,7 @@ class _Contents:
         rows: list[dict[str, Any]] = []
         for clip in encoder.clips():
             rows.append(self._write(source, clip, len(rows)))
-            self._say(source, len(rows), min(clip.end, source.work))
+            self._say(source.number, len(rows), min(clip.end, source.work))
         return rows, encoder.left_out
 
     def _keep(self, source: SourceFile, rows: list[dict[str, Any]], left_out: int) -> None:
@@ -200,11 +210,15 @@ class _Contents:
         self.clips += len(rows)
         self.shots += len({row["shot"] for row in rows}) if source.kind == "video" else 0
         self.left_out += left_out
+        if not rows:
+            self.too_short += 1
+            self.rows.append(_row_without_clip(source, "too_short"))
+            return
         self.seconds += sum(row["seconds"] for row in rows)
         self.bytes_in += source.bytes
 
-    def _say(self, source: SourceFile, clips: int, work: float) -> None:
-        self.report(ShardProgress(source.number, self.clips + clips, self.tar.size, self.work + work))
+    def _say(self, row: int | None, clips: int, work: float) -> None:
+        self.report(ShardProgress(row, self.clips + clips, self.tar.size, self.work + work))
 
     def _write(self, source: SourceFile, clip: Clip, number: int) -> dict[str, Any]:
         """Write a clip's members; returns its row, and the number of its shot."""
@@ -249,8 +263,9 @@ class _Contents:
             plan=self.task.plan,
             number=self.task.shard.number,
             files=self.files,
-            usable=self.files - broken,
+            usable=self.files - broken - self.too_short,
             broken=dict(sorted(self.reasons.items())),
+            too_short=self.too_short,
             clips=self.clips,
             videos=sum(row["kind"] == "video" for row in self.rows),
             shots=self.shots + self.left_out,
@@ -262,14 +277,14 @@ class _Contents:
         )
 
 
-def _broken_row(source: SourceFile, reason: str) -> dict[str, Any]:
+def _row_without_clip(source: SourceFile, status: str, reason: str | None = None) -> dict[str, Any]:
     return {
         **dict.fromkeys(SCHEMA.names),
         "path": written(source.place.path),
         "offset": source.place.offset or None,
         "length": source.place.length,
         "name": source.place.name or None,
-        "status": "broken",
+        "status": status,
         "reason": reason,
         "label": source.label,
         "bytes": source.bytes,

@@ -20,12 +20,16 @@ Thumbnail = Float[np.ndarray, "8 8 3"]
 
 @dataclass(frozen=True)
 class Moment:
-    """A frame, when it is shown and for how long, in seconds from the file's first frame, and its thumbnail."""
+    """A frame, when it is shown and for how long, in seconds from the file's first frame, and its thumbnail.
+
+    ``joined``: whether another recording begins with it, which makes it the first of a shot.
+    """
 
     frame: Any
     time: float
     seconds: float
     thumbnail: Thumbnail
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Piece:
 
 
 def with_cuts(moments: Iterable[Moment]) -> Iterator[tuple[Moment, bool]]:
-    """Every moment, and whether it begins a shot as :func:`nextvid.data.cuts.cuts` of all thumbnails would say.
+    """Every moment, and whether it begins a shot as :func:`nextvid.data.cuts.cuts` of all thumbnails would say, or is joined.
 
     Reads ``NEIGHBOURS`` moments ahead.
     """
@@ -67,6 +71,8 @@ def with_cuts(moments: Iterable[Moment]) -> Iterator[tuple[Moment, bool]]:
 
 
 def _is_cut(held: deque[Moment], here: int) -> bool:
+    if held[here].joined:
+        return True
     first = max(0, here - NEIGHBOURS - 1)
     window = [held[place].thumbnail for place in range(first, min(len(held), here + NEIGHBOURS + 1))]
     return here - first in cuts(np.stack(window))
@@ -101,15 +107,17 @@ class Pieces:
     def _full(self, held: list[Moment]) -> int:
         """How many frames a full clip takes."""
         inside = sum(moment.time - held[0].time < self.seconds - _TOLERANCE for moment in held)
-        return min(inside, MOST_FRAMES)
+        return max(1, min(inside, MOST_FRAMES))
 
     def _end(self, first: Moment, end: float) -> float:
         """A frame that stands still for longer than a clip may last is shown no longer than that."""
         return min(end, first.time + self.seconds)
 
     def _split(self, held: list[Moment], end: float, shot: int) -> Iterator[Piece]:
+        end = self._end(held[-1], end)
         length = end - held[0].time
         parts = max(math.ceil(length / self.seconds - _TOLERANCE), math.ceil(len(held) / MOST_FRAMES), 1)
+        parts = min(parts, len(held))
         edges = [held[0].time + length * part / parts for part in range(parts)]
         places = np.searchsorted([moment.time + _TOLERANCE for moment in held], edges).tolist()
         for begin, stop in zip(places, [*places[1:], len(held)], strict=True):

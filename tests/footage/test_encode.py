@@ -14,7 +14,7 @@ from nextvid.data.cuts import cuts, thumbnails
 from nextvid.data.decode import decode_clip
 from nextvid.data.locations import Place
 from nextvid.errors import UserError
-from nextvid.footage.encode import Clip, FileEncoder, check_encoder
+from nextvid.footage.encode import Clip, FileEncoder, _Clock, check_encoder
 from nextvid.footage.plan import PrepareSettings
 
 EVERY = PrepareSettings(min_seconds=0.0)
@@ -100,6 +100,51 @@ def test_a_long_shot_is_split_evenly(tmp_path: Path):
     clips = clips_of(write_video(tmp_path / "a.mp4", steady(30)), PrepareSettings(seconds=2.0))
     assert [clip.seconds for clip in clips] == pytest.approx([1.5, 1.5])
     assert {clip.shot for clip in clips} == {0}
+
+
+def test_a_shot_of_one_frame_gives_no_clip(tmp_path: Path):
+    path = write_video(tmp_path / "a.mp4", [*steady(10), numbered(0b10101010), *reversed(steady(10))])
+    encoder = FileEncoder(Place(str(path)), "video", EVERY)
+    assert [clip.frames for clip in encoder.clips()] == [10, 10]
+    assert encoder.left_out == 1
+    encoder = FileEncoder(Place(str(path)), "video", PrepareSettings(fps=0.1))
+    assert list(encoder.clips()) == []
+    assert encoder.left_out == 1
+
+
+@pytest.mark.parametrize("gap", [3000.0, 4000.0, 3e6])
+def test_a_gap_of_hours_is_damage(tmp_path: Path, gap: float):
+    seconds = [number / 10 + gap * (number >= 10) for number in range(20)]
+    path = write_video(tmp_path / "a.mkv", steady(20), seconds=seconds)
+    if gap > 3600:
+        with pytest.raises(BrokenFile, match="unreadable"):
+            clips_of(path)
+        return
+    clips = clips_of(path)
+    assert sum(clip.frames for clip in clips) == 20
+    assert max(clip.seconds for clip in clips) <= 10.001
+
+
+def test_recordings_that_are_joined_go_on_in_time_with_a_cut_between(tmp_path: Path):
+    path = tmp_path / "joined.ts"
+    parts = [write_video(tmp_path / f"{number}.ts", steady(count)) for number, count in enumerate((40, 20, 30))]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    clips = clips_of(path)
+    assert [clip.frames for clip in clips] == [40, 20, 30]
+    assert [clip.shot for clip in clips] == [0, 1, 2]
+    assert [clip.start for clip in clips] == pytest.approx([0, 4, 6], abs=1e-3)
+    assert [clip.end for clip in clips] == pytest.approx([4, 6, 9], abs=1e-3)
+    assert frames_of(clips[1])[1] == pytest.approx(np.arange(20) / 10, abs=1e-3)
+    fewer = clips_of(path, PrepareSettings(fps=5.0))
+    assert [clip.frames for clip in fewer] == [20, 10, 15]
+    assert [clip.shot for clip in fewer] == [0, 1, 2]
+
+
+def test_a_frame_out_of_order_begins_nothing():
+    clock = _Clock(0.1)
+    assert [clock.at(time) for time in (0.0, 0.1, 0.3, 0.2, None)] == [
+        (time, False) for time in (0.0, 0.1, 0.3, 0.2, pytest.approx(0.4))
+    ]
 
 
 def test_frames_above_the_rate_are_left_out(tmp_path: Path):

@@ -58,6 +58,13 @@ def test_every_usable_row_is_in_exactly_one_shard_and_in_order(
     )
 
 
+@pytest.mark.parametrize("name", ["seconds", "min_seconds", "fps", "shard_mb"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_settings_without_bounds_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"{name} is {value}; it must be a finite number"):
+        PrepareSettings(**{name: value})
+
+
 def test_shards_are_about_as_large_as_asked(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.parquet", [row(number, seconds=1.0) for number in range(1000)])
     few, many = (len(plan_shards(manifest, PrepareSettings(shard_mb=size))) for size in (8.0, 2.0))

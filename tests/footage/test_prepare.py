@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import operator
 import os
 import shutil
 import signal
@@ -25,9 +26,10 @@ from nextvid.data.footage import FootageSource
 from nextvid.data.manifest import SCHEMA, Manifest, read_facts, read_rows, write_manifest
 from nextvid.errors import UserError
 from nextvid.files import checksum, read_json
+from nextvid.footage import crew
 from nextvid.footage.crew import make_shards
 from nextvid.footage.plan import PrepareSettings, Shard, plan_digest
-from nextvid.footage.prepare import prepare_footage, verify_shards
+from nextvid.footage.prepare import prepare_footage, table_of
 from nextvid.footage.scan import scan
 from nextvid.footage.shard import ShardFacts, ShardProgress, ShardTask, make_shard
 
@@ -105,7 +107,7 @@ def one_task(manifest: Path, folder: Path, last: int = 10**6) -> ShardTask:
 
 def test_the_counts_add_up(whole: Path) -> None:
     summary = read_json(whole / "prepare.json")
-    assert summary["found"] == summary["usable"] + sum(summary["broken"].values()) == 4
+    assert summary["found"] == summary["usable"] + sum(summary["broken"].values()) + summary["too_short"] == 4
     assert summary["clips"] == summary["videos"] + summary["pictures"] == len(Manifest(whole / "manifest.parquet"))
     assert summary["pictures"] == 1
     assert summary["shards"] == len(list(whole.glob("*.tar"))) > 1
@@ -122,7 +124,7 @@ def test_random_access_gives_what_the_member_holds(whole: Path, tmp_path: Path) 
     for number in range(len(prepared)):
         file = prepared[number]
         alone = tmp_path / os.path.basename(str(file.place))
-        alone.write_bytes(stored[str(file.place)])
+        alone.write_bytes(stored[os.path.relpath(str(file.place), whole)])
         probed = probe_file(str(alone))
         assert (probed.kind, probed.width, probed.height, probed.frames) == (
             file.info.kind,
@@ -142,7 +144,7 @@ def test_a_source_draws_clips_from_the_shards(whole: Path) -> None:
     for item in range(source.items):
         clip = source.clip(np.random.default_rng(item), ClipSpec(4, 5.0, 16), item)
         assert clip.shape == (4, 16, 16, 3)
-        assert source.describe(item).startswith("shard-")
+        assert source.describe(item).startswith(str(whole / "shard-"))
 
 
 def test_what_a_clip_says_of_its_source_is_true(whole: Path) -> None:
@@ -197,10 +199,11 @@ def test_a_flipped_byte_is_found_and_mended(shards: Path, whole: Path, manifest:
     data = bytearray(tar.read_bytes())
     data[700] ^= 1
     tar.write_bytes(data)
-    assert verify_shards(shards) == ["shard-000001.tar"]
-    others = {name: when for name, when in times_of(shards).items() if name.startswith("shard-000000")}
+    damaged = times_of(shards)
+    others = {name: when for name, when in damaged.items() if name.startswith("shard-000000")}
+    prepare_footage(manifest, shards, SETTINGS, workers=1, console=QUIET)
+    assert times_of(shards) == damaged
     prepare_footage(manifest, shards, SETTINGS, workers=1, verify=True, console=QUIET)
-    assert verify_shards(shards) == []
     assert contents(shards) == contents(whole)
     assert others.items() <= times_of(shards).items()
 
@@ -209,9 +212,59 @@ def test_a_missing_or_short_shard_is_made_anew(shards: Path, whole: Path, manife
     (shards / "shard-000000.tar").unlink()
     cut_short(shards / "shard-000001.tar", shards / "shard-000001.tar")
     (shards / "shard-000002.parquet").write_bytes(b"PAR1 no more")
-    assert verify_shards(shards) == [f"shard-00000{number}.tar" for number in range(3)]
     prepare_footage(manifest, shards, SETTINGS, workers=1, console=QUIET)
     assert contents(shards) == contents(whole)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize(("name", "damage"), [("manifest.parquet", b"PAR1 no more"), ("prepare.json", b'{"found": ')])
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_is_said_of_all_shards_is_made_anew_from_them(
+    shards: Path, whole: Path, manifest: Path, name: str, damage: bytes, gone: bool, verify: bool
+) -> None:
+    before = {name: when for name, when in times_of(shards).items() if name.startswith("shard-")}
+    (shards / name).unlink() if gone else (shards / name).write_bytes(damage)
+    summary = prepare_footage(manifest, shards, SETTINGS, workers=1, verify=verify, console=QUIET)
+    assert contents(shards) == contents(whole)
+    assert before.items() <= times_of(shards).items()
+    expected = read_json(whole / "prepare.json")
+    assert summary["time"].pop("clips_per_second") == 0 < expected["time"].pop("clips_per_second")
+    assert {**summary, "time": 0} == {**expected, "time": 0}
+
+
+@pytest.mark.parametrize("damage", ["{", "[1]", "{}", '{"format_version": 1}', '{"settings": 1, "manifest": 2}'])
+def test_damaged_settings_are_refused_with_a_sentence(shards: Path, manifest: Path, damage: str) -> None:
+    (shards / "settings.json").write_text(damage)
+    with pytest.raises(UserError, match=r"settings\.json is damaged"):
+        prepare_footage(manifest, shards, SETTINGS, console=QUIET)
+
+
+def test_a_video_without_two_frames_in_a_shot_is_too_short(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_numbered(folder / "a.mp4", 15)
+    write_numbered(folder / "b.mp4", 60)
+    write_picture(folder / "c.png", np.full((50, 70, 3), (200, 90, 20), np.uint8))
+    manifest = manifest_of(folder)
+    settings = PrepareSettings(short_side=32, fps=0.5)
+    summary = prepare_footage(manifest, tmp_path / "out", settings, workers=1, console=QUIET)
+    assert [summary[name] for name in ("found", "usable", "too_short", "broken")] == [3, 2, 1, {}]
+    assert summary["left_out"] >= 1
+    assert summary["bytes_in"] == sum((folder / name).stat().st_size for name in ("b.mp4", "c.png"))
+    rows = pa.Table.from_batches(read_rows(tmp_path / "out" / "manifest.parquet"), SCHEMA).to_pylist()
+    assert [(row["status"], row["path"]) for row in rows if row["status"] != "usable"] == [
+        ("too_short", str(folder / "a.mp4"))
+    ]
+    assert all(row["frames"] >= 2 for row in rows if row["kind"] == "video")
+    prepared = Manifest(tmp_path / "out" / "manifest.parquet")
+    assert (len(prepared), prepared.summary["too_short"]) == (summary["clips"], 1)
+    assert table_of(summary).row_count == 4
+
+
+def test_workers_are_for_this_machine(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="workers is 3, which is for this machine or --ray local"):
+        prepare_footage(manifest, tmp_path / "out", SETTINGS, workers=3, ray="10.0.0.1:6379", console=QUIET)
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_and_other_manifests_are_refused(shards: Path, manifest: Path, tmp_path: Path) -> None:
@@ -259,6 +312,7 @@ def test_nothing_of_a_file_that_breaks_part_way_is_kept(tmp_path: Path) -> None:
     said: list[ShardProgress] = []
     facts = make_shard(one_task(manifest, tmp_path / "both"), said.append)
     assert max(progress.clips for progress in said) > expected.clips
+    assert [progress.row for progress in said if progress.row is None] == [said[-1].row]
     assert facts.broken == {"unreadable": 1}
     assert (facts.clips, facts.sha256) == (expected.clips, expected.sha256)
 
@@ -301,10 +355,107 @@ def test_a_process_that_dies_or_hangs_over_a_file_is_replaced(
     (facts,) = (heard for heard in said if isinstance(heard, ShardFacts))
     assert facts.broken == {reason: 1}
     assert facts.usable == 3
-    assert sorted(path.name for path in task.folder.iterdir() if "tmp" not in path.name) == [
-        "shard-000000.parquet",
-        "shard-000000.tar",
-    ]
+    assert files_in(task.folder) == ["shard-000000.parquet", "shard-000000.tar"]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def starting(monkeypatch: pytest.MonkeyPatch, deaths: int) -> list[ShardTask]:
+    """The tasks that workers are started for, of whom the first ``deaths`` end at once."""
+    started: list[ShardTask] = []
+    work, start = crew._work, crew._started
+
+    def begin(task: ShardTask) -> Any:
+        started.append(task)
+        monkeypatch.setattr(crew, "_work", operator.is_ if len(started) <= deaths else work)
+        return start(task)
+
+    monkeypatch.setattr(crew, "_started", begin)
+    return started
+
+
+def test_a_process_that_dies_before_it_begins_is_started_again(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = starting(monkeypatch, deaths=2)
+    task = one_task(manifest, tmp_path / "out", last=1)
+    (facts,) = (heard for _, heard in make_shards([task], workers=1) if isinstance(heard, ShardFacts))
+    assert facts.usable == 1
+    assert started == [task] * 3
+
+
+def test_processes_that_never_begin_end_the_run_with_a_sentence(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = starting(monkeypatch, deaths=100)
+    with pytest.raises(UserError, match="fewer workers"):
+        list(make_shards([one_task(manifest, tmp_path / "out")], workers=1))
+    assert len(started) == 3
+
+
+def test_a_process_that_dies_while_it_closes_a_shard_costs_no_file(manifest: Path, tmp_path: Path) -> None:
+    task = one_task(manifest, tmp_path / "out")
+    closing = 0
+    for _, heard in make_shards([task], workers=1):
+        if isinstance(heard, ShardProgress) and heard.row is None:
+            closing += 1
+            if closing <= 2:
+                os.kill(worker_pid(), signal.SIGKILL)
+    assert closing == 3
+    assert isinstance(heard, ShardFacts)
+    assert heard.broken == {}
+    assert files_in(task.folder) == ["shard-000000.parquet", "shard-000000.tar"]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_end_with_a_main_process_that_was_killed(manifest: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    rows = pa.Table.from_batches(read_rows(manifest), SCHEMA).slice(0, 1).to_pylist()
+    rows[0]["path"] = str(tmp_path / "pipe.mp4")
+    write_manifest(tmp_path / "m.parquet", pa.Table.from_pylist(rows, SCHEMA).to_batches(), {})
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "nextvid", "prepare", str(tmp_path / "m.parquet"), "-o", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not (half := list(out.glob(".shard-*.tmp"))):
+        assert process.poll() is None
+        time.sleep(0.01)
+    worker = int(half[0].name.split(".")[-2])
+    assert alive(worker)
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 20
+    while alive(worker) and time.monotonic() < until:
+        time.sleep(0.05)
+    try:
+        assert not alive(worker)
+    finally:
+        if alive(worker):
+            os.kill(worker, signal.SIGKILL)
+    (tmp_path / "pipe.mp4").unlink()
+    summary = prepare_footage(tmp_path / "m.parquet", out, workers=1, console=QUIET)
+    assert summary["broken"] == {"unreadable": 1}
+    assert not [name for name in files_in(out) if name.endswith(".tmp")]
+
+
+def test_nothing_half_written_is_left_where_a_run_fails(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(tasks: list[ShardTask], *_: Any) -> Any:
+        (tmp_path / "out" / ".shard-000000.tar.1.tmp").write_text("half")
+        raise UserError("no more")
+
+    monkeypatch.setattr("nextvid.footage.prepare.make_shards", fails)
+    with pytest.raises(UserError, match="no more"):
+        prepare_footage(manifest, tmp_path / "out", SETTINGS, workers=1, console=QUIET)
+    assert files_in(tmp_path / "out") == [".lock", "settings.json"]
 
 
 def test_killed_in_the_middle_and_started_again_is_as_if_nothing_had_happened(
@@ -313,6 +464,7 @@ def test_killed_in_the_middle_and_started_again_is_as_if_nothing_had_happened(
     out = tmp_path / "out"
     command = [sys.executable, "-m", "nextvid", "prepare", str(manifest), "-o", str(out), "--workers", "1", "--json"]
     command += ["--short-side", "32", "--min-seconds", "0", "--shard-mb", "0.001"]
+    kills = 0
     for number, code in ((signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)):
         already = len(list(out.glob("shard-*.parquet")))
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -323,8 +475,10 @@ def test_killed_in_the_middle_and_started_again_is_as_if_nothing_had_happened(
         if process.returncode == 0:
             break
         assert process.returncode == code
+        kills += 1
         if code == 75:
             assert "the same command goes on" in " ".join(said.split())
+    assert kills
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(ended.stdout)["clips"] == read_json(whole / "prepare.json")["clips"]
     assert contents(out) == contents(whole)

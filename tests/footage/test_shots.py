@@ -1,8 +1,10 @@
 """Frames cut into clips: the same cuts as of the whole, every frame once, and little read ahead."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +44,29 @@ def test_every_frame_is_in_one_clip_that_is_short_enough_and_of_one_shot(
     shots = np.cumsum(begins)
     for piece in made:
         assert 0 < piece.seconds <= seconds * 1.01
+        assert piece.moments[-1].time < piece.end
         assert {int(shots[moment.frame]) for moment in piece.moments} == {piece.shot}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("gap", [30.0, 1e9, 1e300])
+def test_a_gap_however_long_makes_no_more_parts_than_frames(gap: float, cut: bool) -> None:
+    times = [*(number * 0.15 for number in range(100)), 15.0 + gap]
+    begins = [*[False] * 100, cut]
+    made = list(Pieces(zip(moments(times), begins, strict=True), 10.0))
+    assert [moment.frame for piece in made for moment in piece.moments] == list(range(101))
+    assert all(piece.moments[-1].time <= piece.end and piece.seconds <= 10.01 for piece in made)
+    assert len(made) <= 4
+
+
+def test_a_last_frame_that_stands_still_for_years_is_one_clip() -> None:
+    (piece,) = Pieces([(Moment(0, 0.0, 1e300, BLACK), False)], 10.0)
+    assert piece.seconds == 10.0
+
+
+def test_a_moment_of_another_recording_begins_a_shot() -> None:
+    alike = [replace(moment, joined=moment.frame == 3) for moment in moments([0.0, 0.1, 0.2, 0.3, 0.4])]
+    assert [begins for _, begins in with_cuts(alike)] == [False, False, False, True, False]
 
 
 def test_a_shot_gives_equal_parts_once_it_is_known_to_end() -> None:
