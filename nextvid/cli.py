@@ -97,7 +97,9 @@ def prepare(
     fps: Annotated[float | None, typer.Option(help="Frames a second at most; by default all are kept.")] = None,
     shard_mb: Annotated[float, typer.Option(help="About how many million bytes make a shard.")] = 128.0,
     quality: Annotated[int, typer.Option(help="Of the JPEGs that pictures become.")] = 95,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes here, or of --ray local; by default one a core.")
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(help="A Ray cluster's address, or local; its machines must see the same paths."),
