@@ -85,4 +85,8 @@ class ShardsDisplay:
 
     def _seconds_left(self) -> float:
         left = self.total - self.before - self.made.work
-        return (time.monotonic() - self.started) * left / self.made.work if self.made.work else float("inf")
+        return (
+            max(0.0, time.monotonic() - self.started) * max(0.0, left) / self.made.work
+            if self.made.work
+            else float("inf")
+        )
