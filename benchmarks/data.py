@@ -19,7 +19,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,10 @@ def _compared(one: str, other: str, pairs: list[tuple[float, float]]) -> dict[st
 def against_originals(originals: Path, prepared: Path, home: Path, workers: int, repeats: int) -> dict[str, Any]:
     """Prepared shards against the originals: the loader alone, and training a tiny encoder."""
     loaded = [(our_rate(prepared, workers, 240), our_rate(originals, workers, 48)) for _ in range(repeats)]
-    rate: Callable[[Path, str], float] = lambda manifest, name: _training_rate(manifest, home / name)  # noqa: E731
-    trained = [(rate(prepared, f"p{n}"), rate(originals, f"o{n}")) for n in range(repeats)]
+    trained = [
+        (_training_rate(prepared, home / f"prepared-{turn}"), _training_rate(originals, home / f"originals-{turn}"))
+        for turn in range(repeats)
+    ]
     return {
         "loader": _compared("prepared", "originals", loaded),
         "training": _compared("prepared", "originals", trained),

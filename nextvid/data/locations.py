@@ -91,12 +91,6 @@ def open_place(place: Place) -> Bytes:
     return io.BufferedReader(_Part(file, place.offset, place.length))
 
 
-def size_of(place: Place) -> int:
-    """How many bytes ``place`` holds; no more than its file really has. Raises ``OSError``."""
-    with open_place(place) as file:
-        return file.seek(0, os.SEEK_END)
-
-
 class _Part(io.RawIOBase):
     """A range of a file as a file of its own."""
 

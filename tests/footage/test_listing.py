@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvid.data.locations import Place, open_place, size_of
+from nextvid.data.locations import Place, open_place
 from nextvid.errors import UserError
 from nextvid.footage.listing import Entry, list_sources
 
@@ -54,7 +54,8 @@ def test_a_name_that_is_not_utf8_can_be_written_down_and_opened(tmp_path: Path) 
         file.write(b"seven!!")
     place = listed(tmp_path)[0].place
     place.path.encode()
-    assert size_of(place) == 7
+    with open_place(place) as file:
+        assert file.read() == b"seven!!"
     assert place.local_file == os.fsdecode(raw)
 
 
