@@ -11,7 +11,7 @@ from nextvid.errors import UserError, nearest
 from nextvid.models.encoder import EncoderConfig
 from nextvid.models.sizes import ENCODERS
 from nextvid.objectives import CONFIGS, ObjectiveConfig
-from nextvid.settings import DataConfig, StageConfig, Strict, TrainingConfig
+from nextvid.settings import DataConfig, InitConfig, StageConfig, Strict, TrainingConfig
 
 PACKAGED_RECIPES = Path(__file__).parent / "recipes"
 METHODS_OWN = ("masks", "weights", "draws", "ema")
@@ -26,13 +26,14 @@ else:
 class Recipe(Strict):
     """Everything that defines a run.
 
-    ``init``: start from the weights of another run (its folder), a released file, or a released encoder by name.
+    ``init``: start from the weights of another run (its folder), a released file, or a released encoder by name; a mapping
+    says more (:class:`nextvid.settings.InitConfig`).
     """
 
     version: Literal[1] = 1
     name: str
     seed: Annotated[int, Field(ge=0)] = 0
-    init: str | None = None
+    init: InitConfig | None = None
     encoder: EncoderConfig
     objective: AnyObjective
     data: DataConfig
@@ -50,6 +51,11 @@ class Recipe(Strict):
                 f"there is no encoder of size '{size}'{nearest(str(size), ENCODERS)}; sizes: {', '.join(ENCODERS)}"
             )
         return {**asdict(ENCODERS[size]), **rest}
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _origin_alone(cls, value: Any) -> Any:
+        return {"origin": value} if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +81,7 @@ class Recipe(Strict):
                     f"{where}: objective '{self.objective.name}' has no {' and no '.join(strange)}; leave it out"
                 )
             self._check_weights(stage, where, list(known.get("weights", {})))
+            self._check_micro_batch(stage, where)
             try:
                 self.objective.check_stage(stage, self.encoder)
             except ValueError as error:
@@ -97,6 +104,15 @@ class Recipe(Strict):
             )
         if weights and not any(max(ends) > 0 for ends in weights.values()):
             raise ValueError(f"{where}: all loss weights are 0, so there is nothing to learn from")
+
+    def _check_micro_batch(self, stage: StageConfig, where: str) -> None:
+        if stage.micro_batch is None or stage.micro_batch == stage.batch:
+            return
+        if stage.batch % stage.micro_batch:
+            raise ValueError(f"{where}: batch={stage.batch} is not a multiple of micro_batch={stage.micro_batch}")
+        whole = self.objective.needs_whole_batch()
+        if whole:
+            raise ValueError(f"{where}: {whole} needs the whole batch at once; leave out micro_batch")
 
     @model_validator(mode="after")
     def _clips_can_be_cut(self) -> "Recipe":

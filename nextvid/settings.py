@@ -72,8 +72,9 @@ AnyMask = Annotated[
 class StageConfig(Strict):
     """One part of the schedule; learning rates and loss weights go in a straight line from start to end.
 
-    The last four before ``sources`` are there for methods that use them; what a recipe leaves out comes from its objective
-    (:attr:`nextvid.objectives.protocol.ObjectiveConfig.stage_defaults`).
+    ``batch`` counts the clips of all processes together; each computes ``micro_batch`` of its share at once (all, by default)
+    and adds up the gradients. ``masks``, ``weights``, ``draws`` and ``ema`` are there for methods that use them; what a recipe
+    leaves out comes from its objective (:attr:`nextvid.objectives.protocol.ObjectiveConfig.stage_defaults`).
     """
 
     name: str
@@ -88,6 +89,7 @@ class StageConfig(Strict):
     draws: Positive | None = None
     ema: Fraction | None = None
     sources: list[SourceConfig] | None = None
+    micro_batch: Positive | None = None
 
     @field_validator("lr", "weights", mode="before")
     @classmethod
@@ -97,8 +99,39 @@ class StageConfig(Strict):
         return {key: (v, v) if isinstance(v, int | float) else v for key, v in value.items()}
 
 
+class ProbeConfig(Strict):
+    """A small probe every so many steps, so that the checkpoint that reads best is kept.
+
+    It is judged on clips that are held out of the benchmark's *train* split: the test split is not looked at.
+    """
+
+    benchmark: str
+    every: Positive
+    level: str | None = None
+    clips: Annotated[int, Field(ge=20)] = 400
+
+
+class InitConfig(Strict):
+    """Weights to start from: ``origin`` is a run's folder, a released file or a released name.
+
+    ``step``: that checkpoint of a run, instead of its last. ``optimiser``: take AdamW's moments along (from a run only).
+    ``strict=False``: what is missing keeps its random start and what is unknown or has another shape is left out, all named.
+    """
+
+    origin: str
+    strict: bool = True
+    optimiser: bool = False
+    step: Annotated[int, Field(ge=0)] | None = None
+
+
 class TrainingConfig(Strict):
-    """The optimiser, the checkpoints and what is logged."""
+    """The optimiser, how the work is spread, the checkpoints, what happens to bad steps, and what is logged.
+
+    ``parallel``: what ``torchrun`` started several processes for: ``ddp`` (every process holds everything) or ``fsdp`` (weights,
+    gradients, moments and the moving average are sharded). ``timeout``: seconds that a process waits for the others.
+    ``bad_steps``: so many steps in a row whose loss or gradient is not finite, each of which is skipped, send the run back to
+    its last good checkpoint with rates times ``lr_after_rollback``; after ``rollbacks`` of them it stops.
+    """
 
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     weight_decay: NonNegative = 0.04
@@ -106,6 +139,28 @@ class TrainingConfig(Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    timeout: Annotated[float, Field(gt=0)] = 1800.0
+    activation_checkpointing: bool = False
+    compile: bool = False
     checkpoint_every: Positive = 500
     keep_checkpoints: Positive = 2
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    probe: ProbeConfig | None = None
+    bad_steps: Positive = 5
+    lr_after_rollback: Annotated[float, Field(gt=0, le=1)] = 0.5
+    rollbacks: Annotated[int, Field(ge=0)] = 3
     log_every: Positive = 10
+    wandb: str | None = None
+
+    @model_validator(mode="after")
+    def _what_is_kept_is_saved(self) -> "TrainingConfig":
+        for name, every in (("keep_every", self.keep_every), ("probe.every", self.probe.every if self.probe else 0)):
+            if every % self.checkpoint_every:
+                raise ValueError(
+                    f"{name}={every} is not a multiple of checkpoint_every={self.checkpoint_every}, and only what is saved "
+                    "can be kept"
+                )
+        if self.probe and self.probe.every % self.log_every:
+            raise ValueError(f"probe.every={self.probe.every} is not a multiple of log_every={self.log_every}")
+        return self

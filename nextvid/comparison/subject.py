@@ -59,7 +59,7 @@ class Subject:
             "name": self.name,
             "folder": str(self.folder),
             "objective": self.recipe.objective.name,
-            "init": self.recipe.init,
+            "init": self.recipe.init.origin if self.recipe.init else None,
             "parameters": _parameters(self.recipe),
             "steps": self.step,
             "steps_of_recipe": self.recipe.steps,

@@ -64,6 +64,10 @@ class NextVidConfig(ObjectiveConfig):
         if self.reference_norm == "batch" and stage.batch < 2:
             raise ValueError("objective.reference_norm=batch needs a batch of two or more")
 
+    def needs_whole_batch(self) -> str | None:
+        """Normalisation over the batch does."""
+        return "objective.reference_norm=batch" if self.reference_norm == "batch" else None
+
 
 @dataclass
 class Settings:

@@ -34,6 +34,12 @@ class ObjectiveConfig(Strict):
     def check_stage(self, stage: StageConfig, encoder: EncoderConfig) -> None:
         """Raise ``ValueError`` where the method cannot train on a stage's clips; by default it can."""
 
+    def needs_whole_batch(self) -> str | None:
+        """The setting for which a clip's loss depends on the batch's other clips, so that a batch cannot be split; by default
+        there is none.
+        """
+        return None
+
 
 @dataclass
 class Health:

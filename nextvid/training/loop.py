@@ -68,7 +68,7 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
     trainer = build_trainer(recipe)
     if recipe.init is not None and not list_checkpoints(run.checkpoints):
         start_from(
-            trainer.objective, recipe, recipe.init
+            trainer.objective, recipe, recipe.init.origin
         )  # here, so that a wrong init stops before anything is written
     mixtures = build_mixtures(recipe, run.path, console)
     run.open(recipe)
@@ -76,8 +76,8 @@ def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Conso
     _resume(run, trainer, console)
     warn_of_slow_half(recipe.training.precision, trainer.device, console)
     if trainer.progress.step == 0 and recipe.init is not None:
-        start_from(trainer.objective, recipe, recipe.init)
-        console.print(f"starting from the weights of {recipe.init}", highlight=False)
+        start_from(trainer.objective, recipe, recipe.init.origin)
+        console.print(f"starting from the weights of {recipe.init.origin}", highlight=False)
     elif trainer.progress.step == 0:
         trainer.objective.before_training(first_clips(trainer, mixtures[0]))
     else:
