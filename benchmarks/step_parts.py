@@ -20,7 +20,7 @@ from torch import nn
 from nextvid.config import load_recipe
 from nextvid.data.loader import BatchPlan, make_batch
 from nextvid.training.footage import build_mixtures
-from nextvid.training.loop import build_trainer, train_step
+from nextvid.training.trainer import build_trainer, train_step
 
 SECONDS: dict[str, float] = defaultdict(float)
 WARM_UP = 3

@@ -35,9 +35,10 @@ def pretrain(
     flops_of: Annotated[
         str | None, typer.Option(help="Fit the longest stage so that all costs what this recipe or run costs.")
     ] = None,
+    allow: Annotated[bool, typer.Option("--allow", help="Go on with a run though its recipe has changed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Pretrain an encoder; the same command on the same folder goes on where it stopped.
+    """Pretrain an encoder; the same command on the same folder goes on where it stopped. On many devices: by torchrun.
 
     Example: nextvid pretrain recipes/tiny.yaml data.sources='[{path: my_videos, weight: 1.0}]' --out runs/mine
     """
@@ -51,8 +52,10 @@ def pretrain(
         chosen = with_flops(chosen, total_flops(recipe_of(flops_of)))
     console = Console(stderr=as_json)
     folder = out or Path("runs") / chosen.name
-    _print(loop.pretrain(chosen, folder, steps, console), as_json)
-    console.print(f"page: {report_run(folder, console)}", highlight=False)
+    figures = loop.pretrain(chosen, folder, steps, console, allow=allow)
+    if _rank() == 0:
+        _print(figures, as_json)
+        console.print(f"page: {report_run(folder, console)}", highlight=False)
 
 
 @app.command()
@@ -210,6 +213,38 @@ def doctor(
         raise typer.Exit(UNSOUND)
 
 
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe's YAML file, or the name of a packaged one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, on top of the recipe.")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="How many devices train together.")] = 1,
+    gpu: Annotated[str | None, typer.Option(help="Their kind: h100, rtx4090, cpu, …; by default as here.")] = None,
+    utilisation: Annotated[float | None, typer.Option(help="The share of their peak that they reach.")] = None,
+    hours: Annotated[float | None, typer.Option(help="What the run takes: says the share that this implies.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="What a device costs an hour.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the schedule to this file (.png, .svg, .pdf).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a run costs before it is spent: parameters, operations, memory of a device, hours, money and disk.
+
+    Example: nextvid plan vit_g --gpus 96 --gpu h100
+    """
+    from nextvid.config import load_recipe  # noqa: PLC0415
+    from nextvid.files import replace_json  # noqa: PLC0415
+    from nextvid.planning import Offer, draw_schedule, tables_of  # noqa: PLC0415
+    from nextvid.planning import plan as plan_run  # noqa: PLC0415
+
+    console, chosen = Console(stderr=as_json), load_recipe(recipe, overrides)
+    if plot is not None:
+        draw_schedule(chosen, plot)
+    found = plan_run(chosen, Offer(gpus, gpu, utilisation, hours, price), console)
+    if out is not None:
+        replace_json(out, found)
+    console.print(tables_of(found))
+    _print(found, as_json)
+
+
 @bench_app.command()
 def step(
     recipe: Annotated[str, typer.Argument(help="A recipe's YAML file, or the name of a packaged one.")],
@@ -247,8 +282,22 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(f"nextvid: {error}", style="red", highlight=False, markup=False)
+        _say_error(error)
         sys.exit(INPUT_IS_WRONG)
     except Stopped as stopped:
-        Console(stderr=True).print(f"nextvid: {stopped}; the same command goes on", highlight=False, markup=False)
+        if _rank() == 0:
+            Console(stderr=True).print(f"nextvid: {stopped}; the same command goes on", highlight=False, markup=False)
         sys.exit(STOPPED)
+
+
+def _say_error(error: UserError) -> None:
+    """Of processes that ``torchrun`` has started one a machine says what is wrong for all, and each what is wrong for it."""
+    alone = getattr(error, "rank", None)
+    if alone is None and os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    who = f"nextvid: rank {alone}:" if alone is not None else "nextvid:"
+    Console(stderr=True).print(f"{who} {error}", style="red", highlight=False, markup=False)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))

@@ -41,17 +41,28 @@ def fill(model: torch.nn.Module, saved: Mapping[str, torch.Tensor], origin: Path
 
     Raises ``UserError`` naming what does not fit.
     """
-    wanted = model.state_dict()
-    misfits: list[str] = [f"{key} is missing" for key in wanted if key not in saved]
-    misfits += [f"{key} is unknown" for key in saved if key not in wanted]
-    misfits += [
-        f"{key} is {tuple(saved[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in saved and saved[key].shape != wanted[key].shape
-    ]
-    if misfits:
-        shown = "; ".join(misfits[:3]) + (f"; and {len(misfits) - 3} more" if len(misfits) > 3 else "")
+    check_fit({key: value.shape for key, value in saved.items()}, model.state_dict(), origin)
+    model.load_state_dict(saved)
+
+
+def check_fit(saved: Mapping[str, torch.Size], wanted: Mapping[str, torch.Tensor], origin: Path) -> None:
+    """Raise ``UserError`` where the names and shapes ``saved`` in ``origin`` are not those ``wanted``, naming some."""
+    found = misfits(saved, wanted)
+    if found:
+        shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
         raise UserError(
             f"{origin} holds another architecture than asked for: {shown}. Use the recipe that it was made with"
         )
-    model.load_state_dict(saved)
+
+
+def misfits(saved: Mapping[str, torch.Size], wanted: Mapping[str, torch.Tensor]) -> list[str]:
+    """What is missing, unknown or of another shape among the names and shapes ``saved``."""
+    return [
+        *(f"{key} is missing" for key in wanted if key not in saved),
+        *(f"{key} is unknown" for key in saved if key not in wanted),
+        *(
+            f"{key} is {tuple(saved[key])}, not {tuple(wanted[key].shape)}"
+            for key in wanted
+            if key in saved and saved[key] != wanted[key].shape
+        ),
+    ]

@@ -16,7 +16,7 @@ Series = Float[np.ndarray, " rows"]
 
 FEWEST = 3
 """Rows that a judgement rests on at least."""
-NO_LOSS = ("step", "stage", "loss", "grad_norm", "lr", "clips", "time")
+NO_LOSS = ("step", "stage", "loss", "grad_norm", "grad_norms", "skipped", "probe", "lr", "clips", "time")
 RISE = 1.02
 SPREAD_SHARE, LEAST_SPREAD = 0.05, 0.02
 FEW_DIRECTIONS, ONE_DIRECTION = 3.0, 1.5

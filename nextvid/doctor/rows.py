@@ -15,7 +15,7 @@ from nextvid.errors import UserError
 from nextvid.training.stages import Schedule, schedule_of
 
 Row = dict[str, Any]
-HEALTH = ("feature_spread", "effective_rank")
+HEALTH = ("feature_spread", "effective_rank", "alignment_over_flow", "ema_distance", "copying")
 SKILL = "_skill"
 METRICS = "metrics.jsonl"
 RATE_TOLERANCE = 1e-6

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from nextvid.config import differences
 from nextvid.doctor.check import Check, Finding, combine, first_line, some
@@ -16,7 +16,7 @@ from nextvid.doctor.subject import Saved, Subject
 from nextvid.errors import UserError
 from nextvid.inference.load import load, read_config
 from nextvid.models.encoder import EncoderConfig
-from nextvid.training.checkpoint import MODEL, OPTIMISER, STATE
+from nextvid.training.checkpoint import STATE, each_tensor
 
 MIB = 2**20
 ENCODER, CONFIG = "encoder.safetensors", "config.json"
@@ -75,15 +75,14 @@ def _numbers(subject: Subject) -> Iterator[Finding]:
     last = subject.last_whole
     if last is None:
         return
-    for name in (MODEL, OPTIMISER):
-        try:
-            found = non_finite(last.path / name)
-        except (OSError, SafetensorError) as error:
-            if not subject.running:
-                yield Finding("wrong", f"{last.path / name} cannot be read ({first_line(error)})", _without(last))
-            continue
-        if found:
-            yield Finding("wrong", f"{last.path.name}/{name} holds NaN or infinity in {some(found)}", _without(last))
+    try:
+        found = not_finite_in(last.path)
+    except (OSError, UserError) as error:
+        if not subject.running:
+            yield Finding("wrong", f"{last.path} cannot be read ({first_line(error)})", _without(last))
+        return
+    if found:
+        yield Finding("wrong", f"{last.path.name} holds NaN or infinity in {some(found)}", _without(last))
 
 
 def _without(last: Saved) -> str:
@@ -100,6 +99,14 @@ def non_finite(file: Path) -> list[str]:
     """
     with safe_open(str(file), framework="pt") as handle:
         return [name for name in handle.keys() if not _finite(handle.get_tensor(name))]  # noqa: SIM118
+
+
+def not_finite_in(checkpoint: Path) -> list[str]:
+    """Names of the tensors of a checkpoint that hold NaN or infinity; one tensor is in memory at a time.
+
+    Raises ``OSError`` or ``UserError`` where it cannot be read.
+    """
+    return [name for name, tensor in each_tensor(checkpoint) if not _finite(tensor)]
 
 
 def _finite(tensor: torch.Tensor) -> bool:

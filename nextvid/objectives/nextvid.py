@@ -17,7 +17,7 @@ from nextvid.models.decoder import Decoder, DecoderConfig
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTensor, tokens_of
 from nextvid.models.predictor import Predictor, PredictorConfig
 from nextvid.objectives.flow import flow_loss, integrate, noisy_latents
-from nextvid.objectives.protocol import Flops, Health, Losses, Objective, ObjectiveConfig, parts_of
+from nextvid.objectives.protocol import Flops, Health, Losses, Objective, ObjectiveConfig, distance, parts_of
 from nextvid.randomness import normal, uniform
 from nextvid.settings import StageConfig
 from nextvid.targets.pixels import Pixels, PixelsConfig
@@ -130,7 +130,14 @@ class NextVid(Objective):
         if "flow" in terms:
             terms["flow"] = self.generation_loss(predicted, h1, grid, batch.keys)
         total = sum((weights[name] * term for name, term in terms.items()), start=zero)
-        return Losses(total, terms, lambda: Health(reference, {"alignment": positions_only_loss(reference)}))
+        return Losses(total, terms, lambda: self._health(predicted[0].detach(), reference))
+
+    @torch.no_grad()
+    def _health(self, z: PredictedTokens, reference: PredictedTokens) -> Health:
+        further = {"ema_distance": distance(self.encoder.parameters(), self.reference.parameters())}
+        if z.shape[1] > 1:
+            further["copying"] = copying(z, reference)
+        return Health(reference, {"alignment": positions_only_loss(reference)}, further)
 
     def draw_visible(self, frames: FrameTensor, mask: Mask, keys: list[int], index: int) -> Visible:
         """The places of each sample that the encoder may see under mask generator ``index``."""
@@ -243,3 +250,12 @@ def positions_only_loss(features: PredictedTokens) -> float:
     It would give the mean over clips at each place and frame, so its loss is the (unbiased) variance over clips there.
     """
     return features.var(dim=0).mean().item()
+
+
+def copying(z: PredictedTokens, reference: PredictedTokens) -> float:
+    """How much farther the predictions are from the frames that they predict than from the frames before those.
+
+    Below 1 they are nearer to what they should be; above, they repeat what was there. For frames from the third on.
+    """
+    ahead = functional.mse_loss(z[:, 1:].float(), reference[:, 1:])
+    return (ahead / functional.mse_loss(z[:, 1:].float(), reference[:, :-1])).item()

@@ -1,12 +1,14 @@
 """What the loop, the checkpoint, the probe and the tables know of a training method: nothing but this."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from nextvid.data.loader import Batch
 from nextvid.models.encoder import Encoder, EncoderConfig
@@ -46,11 +48,12 @@ class Health:
     """What shows whether features are alive, beside the losses.
 
     ``features``: normalised tokens of the whole clip. ``blind``: the loss, by term, of a predictor that knows nothing of
-    the clip; the term's skill is measured against it.
+    the clip; the term's skill is measured against it. ``further``: figures that only this method has, by name.
     """
 
     features: Float[Tensor, "batch latent_frames places width"]
     blind: dict[str, float] = field(default_factory=dict)
+    further: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,3 +136,11 @@ def parts_of(module: nn.Module, names: tuple[str, ...]) -> dict[str, list[tuple[
         name: [(f"{name}.{key}", parameter) for key, parameter in module.get_submodule(name).named_parameters()]
         for name in names
     }
+
+
+def distance(weights: Iterable[Tensor], others: Iterable[Tensor]) -> float:
+    """How far ``weights`` are from ``others``, as a share of their own length; sharded weights count as a whole."""
+    weights, others = list(weights), list(others)
+    apart, length = nn.utils.get_total_norm(torch._foreach_sub(weights, others)), nn.utils.get_total_norm(weights)
+    ratio = apart / length
+    return float(ratio.full_tensor() if isinstance(ratio, DTensor) else ratio)

@@ -21,9 +21,12 @@ HEALTH = {
     "grad_norm": "gradient norm",
     "feature_spread": "feature spread over clips",
     "effective_rank": "effective rank of features",
+    "alignment_over_flow": "alignment over flow",
+    "ema_distance": "distance to the moving average",
+    "copying": "copying: error to the next frame over error to the last",
     "lr": "learning rate",
 }
-NOT_DRAWN = ("step", "stage", "loss", "clips", "time")
+NOT_DRAWN = ("step", "stage", "loss", "clips", "time", "grad_norms", "skipped", "probe")
 
 
 def panels(rows: list[dict[str, Any]]) -> list[Figure]:

@@ -15,13 +15,16 @@ SLOW = 2.0
 """From this many times float32's time on, bfloat16 is not worth its name."""
 
 
-def device_of(name: str) -> torch.device:
-    """The device of ``training.device``: ``auto`` is CUDA where there is one. Raises ``UserError`` where there is none."""
+def device_of(name: str, index: int = 0) -> torch.device:
+    """The device of ``training.device``: ``auto`` is CUDA where there is one, of several the one numbered ``index``.
+
+    Raises ``UserError`` where there is none.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("training.device=cuda, but this machine shows no CUDA device; use training.device=cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(name, index) if name == "cuda" else torch.device(name)
 
 
 def warn_of_slow_half(precision: str, device: torch.device, console: Console) -> None:
@@ -33,6 +36,17 @@ def warn_of_slow_half(precision: str, device: torch.device, console: Console) ->
         console.print(
             f"[yellow]training.precision=bfloat16, but on this processor bfloat16 products take {ratio:.0f} times as long as "
             "float32; use training.precision=float32",
+            highlight=False,
+        )
+
+
+def warn_of_idle_devices(device: torch.device, processes: int, console: Console) -> None:
+    """One process uses one device: say so where there are more of them."""
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if processes == 1 and count > 1:
+        console.print(
+            f"[yellow]this machine has {count} CUDA devices, and one process uses one; for all of them: torchrun "
+            f"--nproc-per-node {count} -m nextvid pretrain …",
             highlight=False,
         )
 

@@ -5,6 +5,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -25,7 +26,7 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             disable=not console.is_terminal,
         )
@@ -48,4 +49,6 @@ class Display:
         if not self.console.is_terminal and (now - self.last_line > SECONDS_BETWEEN_LINES or step == self.steps):
             self.last_line = now
             left = (now - self.started) / max(step - self.first, 1) * (self.steps - step)
-            self.console.print(f"{stage}: step {step}/{self.steps}, {left:.0f} s left  {text}", highlight=False)
+            self.console.print(
+                f"{stage}: step {step}/{self.steps}, {left:.0f} s left  {text}", highlight=False, soft_wrap=True
+            )

@@ -169,11 +169,13 @@ def _report(source: FootageSource, console: Console) -> None:
 class BrokenFiles:
     """Files that failed while clips were drawn, named once on the console and in the run's ``broken_files.jsonl``.
 
-    There each attempt that was lost to a hang or a worker's death has a row of its own, too.
+    There each attempt that was lost to a hang or a worker's death has a row of its own, too. Of several processes one
+    ``writes``.
     """
 
     run: Path
     console: Console
+    writes: bool = True
     known: set[str] = field(default_factory=set)
     lost: list[Broken] = field(default_factory=list)
     """Every attempt at a clip that was lost to a hang or a worker's death; a run that goes on must not make it again."""
@@ -183,7 +185,7 @@ class BrokenFiles:
         if not file.is_file():
             return
         *lines, torn = file.read_bytes().split(b"\n")
-        if torn:  # by a kill in the middle of a row
+        if torn and self.writes:  # by a kill in the middle of a row
             os.truncate(file, file.stat().st_size - len(torn))
         rows = [json.loads(line) for line in lines if line]
         self.known = {row["path"] for row in rows}
@@ -200,7 +202,7 @@ class BrokenFiles:
             self.known.add(entry.path)
             if unheard:
                 self.lost.append(entry)
-            if new or unheard:
+            if self.writes and (new or unheard):
                 self._write(entry)
             if new:
                 self.console.print(

@@ -1,5 +1,7 @@
 """Figures that show whether features are alive, beside the losses."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,13 +11,48 @@ from nextvid.objectives.protocol import Health
 Features = Float[Tensor, "batch latent_frames places width"]
 
 
+LEAST_SPREAD, ONE_DIRECTION = 0.02, 1.5
+"""Features that differ by less from clip to clip, or use fewer directions, have collapsed."""
+COPIED = 1.05
+"""From this ``copying`` on, predictions are clearly nearer to the frame before."""
+
+
 def figures(found: Health, terms: dict[str, float]) -> dict[str, float]:
-    """What a row of ``metrics.jsonl`` says of features, and the skill behind every loss that has a blind rival."""
+    """What a row of ``metrics.jsonl`` says of features, and the skill behind every loss that has a blind rival.
+
+    One clip alone has no spread and no rival.
+    """
+    several = len(found.features) > 1
+    skills = {f"{name}_skill": skill(terms[name], blind) for name, blind in found.blind.items() if name in terms}
+    ratio = {"alignment_over_flow": terms["alignment"] / terms["flow"]} if {"alignment", "flow"} <= terms.keys() else {}
     return {
-        "feature_spread": feature_spread(found.features),
+        **({"feature_spread": feature_spread(found.features)} if several else {}),
         "effective_rank": effective_rank(found.features),
-        **{f"{name}_skill": skill(terms[name], blind) for name, blind in found.blind.items() if name in terms},
+        **(skills if several else {}),
+        **ratio,
+        **found.further,
     }
+
+
+def alarms(row: dict[str, Any]) -> dict[str, str]:
+    """What a row shows to have gone wrong with features, by name, with figures and what to do."""
+    found = {}
+    spread, rank, copied = (row.get(name) for name in ("feature_spread", "effective_rank", "copying"))
+    if spread is not None and spread < LEAST_SPREAD:
+        found["collapse"] = f"feature_spread is {spread:.3g}: the features of all clips look alike. {_AGAINST_COLLAPSE}"
+    elif rank is not None and rank < ONE_DIRECTION:
+        found["collapse"] = f"effective_rank is {rank:.3g}: features use one direction only. {_AGAINST_COLLAPSE}"
+    if copied is not None and copied > COPIED:
+        found["copying"] = (
+            f"copying is {copied:.3g}: predictions are nearer to the frame before than to the frame that they predict. Use "
+            "footage that moves more or fewer frames a second, or hide more of each frame"
+        )
+    return found
+
+
+_AGAINST_COLLAPSE = (
+    "It does not come back: start anew with lower learning rates and, where there is one, a stages.*.ema nearer to 1"
+)
 
 
 def feature_spread(features: Features) -> float:

@@ -1,268 +1,311 @@
 """Pretraining, top to bottom."""
 
-import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from rich.console import Console
-from torch import nn
 
 from nextvid.config import Recipe
-from nextvid.data.loader import Batch, BatchPlan, batches
+from nextvid.data.footage import FootageSource
+from nextvid.data.loader import Batch, batches
 from nextvid.data.mixture import Mixture
 from nextvid.errors import Stopped, UserError
-from nextvid.objectives.protocol import Losses, Objective
-from nextvid.randomness import key_of
-from nextvid.training import health
 from nextvid.training.checkpoint import (
-    Progress,
+    Checkpoints,
+    Retention,
     damage,
     list_checkpoints,
     load_checkpoint,
-    remove_leftovers,
-    save_checkpoint,
+    read_part,
+    read_progress,
+    remove_checkpoint,
+    state_tensors,
+    step_of,
+    tidy,
 )
-from nextvid.training.clock import Clock, timed
-from nextvid.training.device import device_of, warn_of_slow_half
+from nextvid.training.device import warn_of_idle_devices, warn_of_slow_half
 from nextvid.training.display import Display
+from nextvid.training.distributed import World, world_of
 from nextvid.training.footage import BrokenFiles, build_mixtures, keep_footage
-from nextvid.training.optim import build_optimiser, set_learning_rates
+from nextvid.training.logs import check_sinks, closing_all, open_sinks
 from nextvid.training.release import start_from
+from nextvid.training.rollback import Diverged, Rollback, read_rollbacks, write_rollbacks
+from nextvid.training.rows import Rows
 from nextvid.training.run import Run
-from nextvid.training.stages import Schedule, schedule_of
+from nextvid.training.trainer import (
+    Trainer,
+    build_objective,
+    build_trainer,
+    check_batches,
+    first_clips,
+    plan_of,
+    train_step,
+)
 
-STEPS = "steps with "
-"""Before a figure's name in the window: how many of its steps had that figure (a loss may come in between two rows)."""
-STATISTICS_CLIPS = 128
-"""Clips that an objective may measure before the first step."""
-
-
-@dataclass
-class Trainer:
-    """Everything a step needs."""
-
-    objective: Objective
-    optimiser: torch.optim.AdamW
-    schedule: Schedule
-    recipe: Recipe
-    device: torch.device
-    progress: Progress
+Watch = Callable[[Trainer], float]
+"""A probe of the encoder as it is, from 0 to 1; all processes call it."""
 
 
-def pretrain(recipe: Recipe, out: Path, until: int | None = None, console: Console | None = None) -> dict[str, Any]:
+def pretrain(
+    recipe: Recipe,
+    out: Path,
+    until: int | None = None,
+    console: Console | None = None,
+    *,
+    allow: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
     """Run ``recipe`` in the folder ``out``, or go on with what is there; ``until`` ends it after that many steps in all.
 
-    Returns the final figures, also in ``metrics.json``. Raises ``Stopped`` on SIGINT or SIGTERM, after saving, and
-    ``UserError`` for anything that the user can mend.
+    Started by ``torchrun`` it is one of several processes (docs/training.md), of which the first speaks and writes. ``allow``:
+    go on under a recipe that has changed since. ``watch``: the probe of ``training.probe``. Returns the final figures, also in
+    ``metrics.json``. Raises ``Stopped`` on SIGINT or SIGTERM, after saving, and ``UserError`` for anything that the user can
+    mend.
     """
-    console = console or Console()
-    run = Run(out)
-    run.check(recipe)
-    trainer = build_trainer(recipe)
-    if recipe.init is not None and not list_checkpoints(run.checkpoints):
-        start_from(
-            trainer.objective, recipe, recipe.init.origin
-        )  # here, so that a wrong init stops before anything is written
-    mixtures = build_mixtures(recipe, run.path, console)
-    run.open(recipe)
-    keep_footage(mixtures, run.path)
-    _resume(run, trainer, console)
+    with world_of(recipe.training.timeout, recipe.training.device) as world:
+        console = (console or Console()) if world.first else Console(quiet=True)
+        return _pretrain(recipe, Run(out), until, console, world, allow, watch)
+
+
+def _pretrain(
+    recipe: Recipe, run: Run, until: int | None, console: Console, world: World, allow: bool, watch: Watch | None
+) -> dict[str, Any]:
+    world.same("the recipe", recipe.model_dump_json())
+    with world.together():
+        changes = run.check(recipe, allow) if world.first else []
+        check_batches(recipe, world.ranks)
+        check_sinks(recipe)
+        objective = build_objective(recipe)
+        fresh = not list_checkpoints(run.checkpoints)
+        if recipe.init is not None and fresh:
+            # Before anything is written, so that a wrong init leaves nothing behind.
+            start_from(objective, recipe, recipe.init.origin)
+        mixtures = build_mixtures(recipe, run.path, console)
+    world.same("the footage", "; ".join(_digests(mixtures)))
+    with world.together():
+        if world.first:
+            run.open(recipe)
+            keep_footage(mixtures, run.path)
+    with world.together():
+        if not (run.path / "recipe.yaml").is_file():
+            raise UserError(f"{run.path} is not seen here: --out must lie on storage that all machines share")
+        trainer = build_trainer(recipe, world, objective)
+    checkpoint = _resume(trainer, run, console)
+    if world.first:
+        _say_changes(run, recipe, changes, trainer.progress.step, console)
+        run.write_environment(trainer.device, world.ranks)
     warn_of_slow_half(recipe.training.precision, trainer.device, console)
-    if trainer.progress.step == 0 and recipe.init is not None:
-        start_from(trainer.objective, recipe, recipe.init.origin)
-        console.print(f"starting from the weights of {recipe.init.origin}", highlight=False)
-    elif trainer.progress.step == 0:
-        trainer.objective.before_training(first_clips(trainer, mixtures[0]))
-    else:
+    warn_of_idle_devices(trainer.device, world.ranks, console)
+    if checkpoint is not None:
         # A run that was killed between its checkpoint and its export has an older encoder beside it, or none.
-        run.export_encoder(trainer.objective, recipe, trainer.progress.step)
-    run.write_environment(trainer.device)
+        _export(trainer, run, checkpoint)
+    elif recipe.init is not None:
+        console.print(f"starting from the weights of {recipe.init.origin}", highlight=False)
+    else:
+        trainer.objective.before_training(first_clips(trainer, mixtures[0]))
     end = min(until or recipe.steps, recipe.steps)
     if trainer.progress.step < end:
         with _signals() as stop:
-            _train(trainer, run, mixtures, end, stop, console)
+            Session(trainer, run, mixtures, console, watch, stop).train(end)
     figures = {"pretrain": _summary(trainer)}
-    run.update_metrics(figures)
+    if world.first:
+        run.update_metrics(figures)
     return figures
 
 
-def build_trainer(recipe: Recipe) -> Trainer:
-    """Model, optimiser and schedule of a recipe at step 0."""
-    if recipe.training.threads:
-        torch.set_num_threads(recipe.training.threads)
-    device = device_of(recipe.training.device)
-    torch.manual_seed(key_of("init", recipe.seed))
-    objective = recipe.objective.build(recipe.encoder)
-    objective.to(device)
-    for stage in reversed(recipe.stages):
-        objective.begin_stage(stage)
-    schedule = schedule_of(recipe, list(objective.parts()))
-    optimiser = build_optimiser(objective, recipe.training)
-    return Trainer(objective, optimiser, schedule, recipe, device, Progress())
+class Session:
+    """A run from where it stands to where it stops."""
 
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: Run,
+        mixtures: list[Mixture],
+        console: Console,
+        watch: Watch | None,
+        stop: list[int],
+    ) -> None:
+        training, self.world = trainer.recipe.training, trainer.world
+        self.trainer, self.run, self.mixtures, self.console, self.watch = trainer, run, mixtures, console, watch
+        self.stop = stop
+        retention = Retention(training.keep_checkpoints, training.keep_every)
+        self.saver = Checkpoints(run.checkpoints, self.world, retention)
+        self.broken = BrokenFiles(run.path, console, writes=self.world.first)
 
-def _train(trainer: Trainer, run: Run, mixtures: list[Mixture], end: int, stop: list[int], console: Console) -> None:
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+    def train(self, end: int) -> None:
+        """All steps up to ``end``, going back where they diverge. Raises ``Stopped`` on a signal, after saving."""
+        try:
+            while self.trainer.progress.step < end:
+                try:
+                    self._train_on(end)
+                except Diverged as error:
+                    self._wait_for_save()
+                    _roll_back(self.trainer, self.run, str(error), self.console)
+        finally:
+            self.saver.close()
 
-    recipe, progress = trainer.recipe, trainer.progress
-    board = SummaryWriter(str(run.path / "tensorboard"), purge_step=progress.step + 1)
-    broken = BrokenFiles(run.path, console)
-    plans = [plan_of(trainer.schedule, step) for step in range(progress.step, end)]
-    started = time.monotonic() - progress.seconds
-    stream = batches(
-        mixtures,
-        plans,
-        recipe.data.workers,
-        recipe.seed,
-        seconds=recipe.data.timeout,
-        lost=broken.lost,
-        pin=trainer.device.type == "cuda",
-    )
-    with Display(console, end, progress.step) as display, closing(stream):
-        for batch in stream:
-            losses, norm = train_step(trainer, batch)
-            broken.add(batch.broken)
-            progress.step += 1
-            progress.seconds = time.monotonic() - started
-            figures = _add_to_window(progress, losses, norm)
-            if progress.step % recipe.training.log_every == 0 or progress.step == recipe.steps:
-                row = _row(trainer, losses)
-                run.append_row(row)
-                _write_board(board, row)
-            display.update(progress.step, trainer.schedule.stage_of(progress.step - 1).name, figures)
-            last = progress.step == end or bool(stop)
-            if progress.step % recipe.training.checkpoint_every == 0 or last:
-                _save(trainer, run)
-            if stop and progress.step < end:
-                board.close()
-                raise Stopped(
-                    f"stopped by {signal.Signals(stop[0]).name} after step {progress.step}; everything is saved"
-                )
-    board.close()
+    def _train_on(self, end: int) -> None:
+        trainer, progress, training = self.trainer, self.trainer.progress, self.trainer.recipe.training
+        sinks = open_sinks(self.run, trainer.recipe, progress.step) if self.world.first else []
+        rows, started, stopped = Rows(trainer, self.console), time.monotonic() - progress.seconds, 0
+        with (
+            Display(self.console, end, progress.step) as display,
+            closing(self._stream(end)) as stream,
+            closing_all(sinks),
+        ):
+            for batch in stream:
+                result = train_step(trainer, batch)
+                progress.step += 1
+                progress.seconds = time.monotonic() - started
+                rows.add(result)
+                stopped, failed = self._tell(batch)
+                score = self._watched()
+                if progress.step % training.log_every == 0 or progress.step == trainer.recipe.steps:
+                    row = rows.row(result, score)
+                    for sink in sinks:
+                        sink.row(row)
+                display.update(progress.step, trainer.schedule.stage_of(progress.step - 1).name, rows.shown(result))
+                if progress.bad_in_a_row >= training.bad_steps:
+                    raise Diverged(f"{progress.bad_in_a_row} steps in a row were not finite")
+                last = progress.step == end or bool(stopped)
+                if not failed and (progress.step % training.checkpoint_every == 0 or last):
+                    self._save(score)
+                if failed or last:
+                    break
+        self._wait_for_save()
+        if progress.step < end:
+            raise Stopped(f"stopped by {signal.Signals(stopped).name} after step {progress.step}; everything is saved")
 
-
-def train_step(trainer: Trainer, batch: Batch, clock: Clock | None = None) -> tuple[Losses, float]:
-    """One step: forward, backward, clip, update, moving average. Returns the losses and the gradient norm."""
-    objective, schedule, step = trainer.objective, trainer.schedule, trainer.progress.step
-    objective.begin_stage(schedule.stage_of(step))
-    with timed(clock, "forward"), _autocast(trainer):
-        batch = replace(batch, frames=batch.frames.to(trainer.device, non_blocking=True))
-        losses = objective(batch, {name: float(values[step]) for name, values in schedule.weights.items()})
-    with timed(clock, "backward"):
-        trainer.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
-    with timed(clock, "optimiser"):
-        norm = _update(trainer, losses)
-    with timed(clock, "EMA"):
-        objective.after_step(step)
-    return losses, norm
-
-
-def _update(trainer: Trainer, losses: Losses) -> float:
-    """Clip and step. Returns the gradient norm before clipping; raises ``UserError`` where it is not finite."""
-    step = trainer.progress.step
-    parameters = [p for group in trainer.optimiser.param_groups for p in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(parameters, trainer.recipe.training.clip_norm))
-    if not math.isfinite(norm):
-        raise UserError(
-            f"the gradient of step {step} is not finite (loss {losses.total.item()}); the last checkpoint is untouched. "
-            "Lower the learning rates or set training.precision=float32"
+    def _stream(self, end: int) -> Generator[Batch, None, None]:
+        trainer, data = self.trainer, self.trainer.recipe.data
+        return batches(
+            self.mixtures,
+            [plan_of(trainer.schedule, step) for step in range(trainer.progress.step, end)],
+            data.workers,
+            trainer.recipe.seed,
+            seconds=data.timeout,
+            lost=self.broken.lost,
+            rank=self.world.rank,
+            ranks=self.world.ranks,
+            pin=trainer.device.type == "cuda",
         )
-    set_learning_rates(trainer.optimiser, {part: float(values[step]) for part, values in trainer.schedule.lr.items()})
-    trainer.optimiser.step()
-    return norm
+
+    def _tell(self, batch: Batch) -> tuple[int, bool]:
+        """What any process has to tell the others after a step: the signal that stops it, and whether a save has failed.
+
+        Files that failed are told, too, where there are any.
+        """
+        here = [self.stop[0] if self.stop else 0, int(self.saver.failed), len(batch.broken)]
+        signals, failed, files = self.world.most(here)
+        if files:
+            self.broken.add([entry for part in self.world.gather(batch.broken) for entry in part])
+        return signals, bool(failed)
+
+    def _watched(self) -> float | None:
+        probe = self.trainer.recipe.training.probe
+        if probe is None or self.watch is None or self.trainer.progress.step % probe.every:
+            return None
+        return self.watch(self.trainer)
+
+    def _save(self, score: float | None) -> None:
+        self._wait_for_save()
+        trainer, run = self.trainer, self.run
+        tensors = state_tensors(trainer.objective, trainer.optimiser)
+        self.saver.save(tensors, trainer.progress, score, lambda checkpoint: _export(trainer, run, checkpoint))
+
+    def _wait_for_save(self) -> None:
+        with self.world.together():
+            self.saver.wait()
 
 
-def plan_of(schedule: Schedule, step: int) -> BatchPlan:
-    """The batch of a step."""
-    stage = schedule.stage_of(step)
-    return BatchPlan(
-        first_number=int(schedule.first_sample[step]),
-        batch=stage.batch,
-        frames=stage.frames,
-        fps=stage.fps,
-        size=stage.size,
-        mixture=int(schedule.stage[step]),
-    )
+def _export(trainer: Trainer, run: Run, checkpoint: Path) -> None:
+    """The encoder of a checkpoint, from its files: no other process is needed, however it was sharded."""
+    if trainer.world.first:
+        state = read_part(checkpoint)
+        run.export_encoder(trainer.objective, trainer.recipe, step_of(checkpoint), state)
 
 
-def first_clips(trainer: Trainer, mixture: Mixture) -> Batch:
-    """Clips that an objective may measure before its first step."""
-    plan, data = replace(plan_of(trainer.schedule, 0), batch=STATISTICS_CLIPS, mixture=0), trainer.recipe.data
-    (batch,) = batches([mixture], [plan], data.workers, trainer.recipe.seed, seconds=data.timeout)
-    return replace(batch, frames=batch.frames.to(trainer.device))
-
-
-def _autocast(trainer: Trainer) -> AbstractContextManager[Any]:
-    half = trainer.recipe.training.precision == "bfloat16"
-    return torch.autocast(trainer.device.type, torch.bfloat16, enabled=half)
-
-
-def _resume(run: Run, trainer: Trainer, console: Console) -> None:
-    remove_leftovers(run.checkpoints)
-    for checkpoint in reversed(list_checkpoints(run.checkpoints)):
-        wrong = damage(checkpoint)
+def _resume(trainer: Trainer, run: Run, console: Console) -> Path | None:
+    """Load the newest checkpoint that is whole; returns it."""
+    world = trainer.world
+    if world.first:
+        tidy(run.checkpoints)
+    trainer.rollbacks = world.gather(read_rollbacks(run.path))[0]
+    found = None
+    for checkpoint in reversed(world.gather(list_checkpoints(run.checkpoints))[0]):
+        wrong = damage(checkpoint, world)
         if wrong:
             console.print(f"[yellow]{checkpoint} is damaged ({wrong}); going back to the one before")
             continue
-        trainer.progress = load_checkpoint(checkpoint, trainer.objective, trainer.optimiser)
-        console.print(f"going on from {checkpoint} ({trainer.progress.step} of {trainer.recipe.steps} steps done)")
+        with world.together():
+            progress = read_progress(checkpoint)
+        trainer.progress = load_checkpoint(checkpoint, trainer.objective, trainer.optimiser, world)
+        console.print(f"going on from {checkpoint} ({progress.step} of {trainer.recipe.steps} steps done)")
+        found = checkpoint
         break
-    run.rewind_metrics(trainer.progress.step)
+    if world.first:
+        run.rewind_metrics(trainer.progress.step)
+    return found
 
 
-def _save(trainer: Trainer, run: Run) -> None:
-    keep = trainer.recipe.training.keep_checkpoints
-    save_checkpoint(run.checkpoints, trainer.objective, trainer.optimiser, trainer.progress, keep)
-    run.export_encoder(trainer.objective, trainer.recipe, trainer.progress.step)
+def _roll_back(trainer: Trainer, run: Run, why: str, console: Console) -> None:
+    """Back to the newest checkpoint before the first bad step, with smaller rates. Raises ``UserError`` where that is no use."""
+    training, world, step = trainer.recipe.training, trainer.world, trainer.progress.step
+    advice = "lower the learning rates, or set training.precision=float32"
+    listed = world.gather(list_checkpoints(run.checkpoints))[0]
+    good = [c for c in listed if damage(c, world) is None and read_progress(c).bad_in_a_row == 0]
+    with world.together():
+        if not good:
+            raise UserError(f"{why} up to step {step}, and there is no good checkpoint to go back to; {advice}")
+        if len(trainer.rollbacks) >= training.rollbacks:
+            raise UserError(
+                f"{why} up to step {step}, after {len(trainer.rollbacks)} times of going back with smaller rates; {advice}. "
+                f"{good[-1]} is good"
+            )
+    back = Rollback(step=step, to=step_of(good[-1]), scale=training.lr_after_rollback)
+    trainer.rollbacks.append(back)
+    if world.first:
+        write_rollbacks(run.path, trainer.rollbacks)
+        for later in [c for c in listed if step_of(c) > back.to]:
+            remove_checkpoint(later)
+        run.rewind_metrics(back.to)
+    console.print(
+        f"[yellow]{why} up to step {step}: going back to {good[-1]}, and on from there with learning rates times "
+        f"{back.scale:g}",
+        highlight=False,
+    )
+    trainer.progress = load_checkpoint(good[-1], trainer.objective, trainer.optimiser, world)
 
 
-def _add_to_window(progress: Progress, losses: Losses, norm: float) -> dict[str, float]:
-    figures = {"loss": losses.total.item(), **{k: v.item() for k, v in losses.terms.items()}, "grad_norm": norm}
-    for name, value in figures.items():
-        progress.window[name] = progress.window.get(name, 0.0) + value
-        progress.window[STEPS + name] = progress.window.get(STEPS + name, 0.0) + 1
-    return figures
+def _say_changes(run: Run, recipe: Recipe, changes: list[str], step: int, console: Console) -> None:
+    if changes:
+        run.change(recipe, changes, step)
+        console.print(
+            f"the recipe has changed since the run began: {'; '.join(changes)}", highlight=False, markup=False
+        )
 
 
-def _row(trainer: Trainer, losses: Losses) -> dict[str, Any]:
-    """A row of ``metrics.jsonl``: means over the steps since the last one, and the health of this step's features."""
-    progress, schedule = trainer.progress, trainer.schedule
-    step = progress.step - 1
-    row: dict[str, Any] = {"step": progress.step, "stage": schedule.stage_of(step).name}
-    window = progress.window
-    row |= {name: window[name] / window[STEPS + name] for name in window if not name.startswith(STEPS)}
-    row["lr"] = {part: float(values[step]) for part, values in schedule.lr.items()}
-    if losses.health is not None:
-        row |= health.figures(losses.health(), {name: term.item() for name, term in losses.terms.items()})
-    clips = int(schedule.first_sample[step]) + schedule.stage_of(step).batch
-    row["clips"] = clips
-    row["time"] = {"seconds": progress.seconds, "clips_per_second": clips / max(progress.seconds, 1e-9)}
-    progress.window = {}
-    return row
-
-
-def _write_board(board: Any, row: dict[str, Any]) -> None:
-    for name, value in row.items():
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                board.add_scalar(f"{name}/{key}", inner, row["step"])
-        elif isinstance(value, int | float) and name != "step":
-            board.add_scalar(name, value, row["step"])
+def _digests(mixtures: list[Mixture]) -> list[str]:
+    sources = [source for mixture in mixtures for source in mixture.sources]
+    return [f"{s.name} {s.manifest.digest}" for s in sources if isinstance(s, FootageSource)]
 
 
 def _summary(trainer: Trainer) -> dict[str, Any]:
-    step = trainer.progress.step
+    step, seconds = trainer.progress.step, trainer.progress.seconds
     clips = int(trainer.schedule.first_sample[step - 1]) + trainer.schedule.stage_of(step - 1).batch if step else 0
-    seconds = trainer.progress.seconds
-    return {"steps": step, "clips": clips, "seconds": seconds, "clips_per_second": clips / max(seconds, 1e-9)}
+    return {
+        "steps": step,
+        "clips": clips,
+        "seconds": seconds,
+        "clips_per_second": clips / max(seconds, 1e-9),
+        "skipped": trainer.progress.skipped,
+        "rollbacks": len(trainer.rollbacks),
+    }
 
 
 @contextmanager

@@ -1,9 +1,13 @@
 """AdamW with a learning rate per part."""
 
 import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from nextvid.objectives.protocol import Objective
 from nextvid.settings import TrainingConfig
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def build_optimiser(objective: Objective, config: TrainingConfig) -> torch.optim.AdamW:
@@ -30,7 +34,27 @@ def set_learning_rates(optimiser: torch.optim.Optimizer, lr: dict[str, float]) -
         group["lr"] = lr[group["part"]]
 
 
-def moments(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def gradient_norms(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The gradient's norm by part, over all shards of it."""
+    gradients: dict[str, list[Tensor]] = {}
+    for group in optimiser.param_groups:
+        gradients.setdefault(group["part"], []).extend(p.grad for p in group["params"] if p.grad is not None)
+    return {part: _whole(nn.utils.get_total_norm(found)) for part, found in gradients.items()}
+
+
+def clip_gradients(optimiser: torch.optim.Optimizer, norms: dict[str, Tensor], at_most: float) -> float:
+    """Scale all gradients so that their common norm is ``at_most``, where it is more; returns what it was."""
+    total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    nn.utils.clip_grads_with_norm_(parameters, at_most, total)
+    return total.item()
+
+
+def _whole(norm: Tensor) -> Tensor:
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state by name: ``<parameter>/<moment>``."""
     return {
         f"{name}/{moment}": value
@@ -40,13 +64,14 @@ def moments(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     }
 
 
-def restore_moments(optimiser: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
-    """The inverse of :func:`moments`; AdamW keeps its step counts on the CPU unless fused on an accelerator."""
-    by_parameter: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in saved.items():
-        name, moment = key.rsplit("/", 1)
-        by_parameter.setdefault(name, {})[moment] = value
+def moments_to_fill(optimiser: torch.optim.Optimizer, known: set[str]) -> dict[str, Tensor]:
+    """The optimiser's state anew, for the ``known`` names (as :func:`moments` gives them), to be overwritten."""
     for group in optimiser.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            state = by_parameter.get(name, {})
-            optimiser.state[parameter] = {moment: value.to(parameter.device) for moment, value in state.items()}
+            fresh = {
+                moment: torch.zeros((), device=parameter.device) if moment == "step" else torch.zeros_like(parameter)
+                for moment in MOMENTS
+                if f"{name}/{moment}" in known
+            }
+            optimiser.state[parameter] = fresh
+    return moments(optimiser)

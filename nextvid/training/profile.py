@@ -20,7 +20,7 @@ from nextvid.training.clock import Clock
 from nextvid.training.compute import clip_flops
 from nextvid.training.device import describe, matmul_peak, warn_of_slow_half
 from nextvid.training.footage import build_mixtures
-from nextvid.training.loop import Trainer, build_trainer, first_clips, plan_of, train_step
+from nextvid.training.trainer import Trainer, build_trainer, first_clips, plan_of, train_step
 
 FORMAT_VERSION = 1
 WARM_UP = 3

@@ -18,8 +18,8 @@ from nextvid.errors import UserError
 from nextvid.files import replace_file
 from nextvid.inference.released import find_released, is_released, released_names
 from nextvid.objectives.protocol import Objective
-from nextvid.training.checkpoint import MODEL, damage, list_checkpoints
-from nextvid.training.run import encoder_config
+from nextvid.training.checkpoint import damage, list_checkpoints, read_part
+from nextvid.training.run import encoder_config, export_prefixes
 from nextvid.weights import fill, read_metadata, read_tensors
 
 Tensors = Mapping[str, torch.Tensor]
@@ -40,9 +40,9 @@ def start_from(objective: Objective, recipe: Recipe, origin: str) -> None:
     """
     path = find_released(origin) if is_released(origin) else Path(origin)
     if path.is_dir():
-        file = last_checkpoint(path) / MODEL
+        checkpoint = last_checkpoint(path)
         _check_same_model(recipe, load_recipe(path / "recipe.yaml"), origin)
-        fill(objective, read_tensors(file), file)
+        fill(objective, read_part(checkpoint), checkpoint)
     elif path.is_file():
         tensors = _renamed(objective, read_tensors(path), path)
         _check_same_model(recipe, _recipe_of(path), origin)
@@ -103,24 +103,18 @@ def load_objective(origin: str | Path) -> tuple[Objective, Recipe]:
 
 def released_tensors(objective: Objective) -> dict[str, torch.Tensor]:
     """The objective's state with its encoders under the names that they are exported by."""
-    names = _export_prefixes(objective)
+    names = export_prefixes(objective)
     return {_replaced(key, names): tensor for key, tensor in objective.state_dict().items()}
 
 
 def _renamed(objective: Objective, saved: Tensors, file: Path) -> dict[str, torch.Tensor]:
     """A release's tensors under the objective's own names."""
-    back = {exported: own for own, exported in _export_prefixes(objective).items()}
+    back = {exported: own for own, exported in export_prefixes(objective).items()}
     if not any(key.split(".")[0] not in objective.exports() for key in saved):
         raise UserError(
             f"init={file}: it holds encoders only, and a run starts from all parts; give the run's folder instead"
         )
     return {_replaced(key, back): tensor for key, tensor in saved.items()}
-
-
-def _export_prefixes(objective: Objective) -> dict[str, str]:
-    """The objective's own name of each exported encoder, to the name that it is exported by."""
-    own = {id(module): name for name, module in objective.named_modules()}
-    return {own[id(encoder)]: exported for exported, encoder in objective.exports().items()}
 
 
 def _replaced(key: str, prefixes: Mapping[str, str]) -> str:

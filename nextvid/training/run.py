@@ -5,7 +5,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import save
+from torch import Tensor
 
 from nextvid.config import Recipe, differences, parse_recipe, save_recipe
 from nextvid.errors import UserError
@@ -21,28 +24,35 @@ from nextvid.objectives.protocol import Objective
 from nextvid.training.device import processor_name
 
 FORMAT_VERSION = 1
+CHANGES = "recipe_changes.jsonl"
+SPEED_ONLY = re.compile(
+    r"data\.(workers|timeout)|stages\[\d+\]\.micro_batch|"
+    r"training\.(threads|device|parallel|timeout|activation_checkpointing|compile|checkpoint_every|keep_\w+|wandb)"
+)
+"""Settings that say how a run is computed and kept, and not what it computes: they may change whenever it goes on."""
 
 
 class Run:
-    """The folder of one run; held by one process at a time."""
+    """The folder of one run; held by one process at a time, the first of those that train."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
 
-    def check(self, recipe: Recipe) -> None:
-        """See that the folder may be used for ``recipe``; writes nothing.
+    def check(self, recipe: Recipe, allow: bool = False) -> list[str]:
+        """See that the folder may be used for ``recipe``; writes nothing. Returns what has changed since the run began.
 
-        Raises ``UserError`` where it holds something else, or another recipe's run.
+        Raises ``UserError`` where it holds something else, or another recipe's run and that is not allowed.
         """
         stored = self.path / "recipe.yaml"
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out needs a folder")
         if stored.is_file():
-            self._check_same(recipe, stored)
-        elif self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+            return self._changes(recipe, stored, allow)
+        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run (no recipe.yaml); choose another --out")
+        return []
 
     def open(self, recipe: Recipe) -> None:
         """Create the folder where there is none, and hold it. Raises ``UserError`` where another process does."""
@@ -51,14 +61,23 @@ class Run:
         if not (self.path / "recipe.yaml").is_file():
             replace_file(self.path / "recipe.yaml", save_recipe(recipe).encode())
 
-    def _check_same(self, recipe: Recipe, stored: Path) -> None:
+    def change(self, recipe: Recipe, changes: list[str], step: int) -> None:
+        """Go on under another recipe from ``step``: what changed is added to ``recipe_changes.jsonl``."""
+        with (self.path / CHANGES).open("a") as handle:
+            handle.write(json.dumps({"format_version": FORMAT_VERSION, "step": step, "changes": changes}) + "\n")
+        replace_file(self.path / "recipe.yaml", save_recipe(recipe).encode())
+
+    def _changes(self, recipe: Recipe, stored: Path, allow: bool) -> list[str]:
         """A setting that an earlier nextvid did not know, and so did not write, has its default."""
         begun = parse_recipe(yaml.safe_load(stored.read_text()), str(stored))
         found = differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json"))
-        if found:
+        other = [text for text in found if not SPEED_ONLY.fullmatch(text.partition(": ")[0])]
+        if other and not allow:
             raise UserError(
-                f"{self.path} belongs to another recipe ({'; '.join(found[:6])}); go on with that recipe, or choose another --out"
+                f"{self.path} belongs to another recipe ({'; '.join(other[:6])}); go on with that recipe, choose another "
+                "--out, or say --allow to go on with this one from here"
             )
+        return found
 
     def _lock(self) -> None:
         self._held = (self.path / ".lock").open("w")
@@ -67,7 +86,7 @@ class Run:
         except BlockingIOError as error:
             raise UserError(f"{self.path} is in use by another process; wait for it or choose another --out") from error
 
-    def write_environment(self, device: torch.device) -> None:
+    def write_environment(self, device: torch.device, processes: int = 1) -> None:
         """What the run ran on, for whoever repeats it."""
         packages = ("torch", "numpy", "av", "safetensors", "nextvid")
         replace_json(
@@ -79,6 +98,7 @@ class Run:
                 "processor": processor_name(),
                 "cores": os.cpu_count(),
                 "threads": torch.get_num_threads(),
+                "processes": processes,
                 "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
                 "packages": {name: importlib.metadata.version(name) for name in packages},
                 "command": sys.argv,
@@ -97,12 +117,19 @@ class Run:
         with self.metrics.open("a") as handle:
             handle.write(json.dumps(row) + "\n")
 
-    def export_encoder(self, objective: Objective, recipe: Recipe, step: int) -> None:
-        """Write ``encoder.safetensors`` (keys ``ema.*`` and ``online.*``) and ``config.json``."""
+    def export_encoder(
+        self, objective: Objective, recipe: Recipe, step: int, state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write ``encoder.safetensors`` (keys ``ema.*`` and ``online.*``) and ``config.json``.
+
+        ``state``: whole tensors by the objective's own names; by default those that it holds.
+        """
+        prefixes = export_prefixes(objective)
+        found = (objective.state_dict() if state is None else state).items()
         tensors = {
-            f"{name}.{key}": value.detach().cpu().contiguous().clone()
-            for name, encoder in objective.exports().items()
-            for key, value in encoder.state_dict().items()
+            f"{prefixes[name.partition('.')[0]]}.{name.partition('.')[2]}": value.detach().cpu().contiguous().clone()
+            for name, value in found
+            if name.partition(".")[0] in prefixes
         }
         config = encoder_config(objective, recipe, step)
         replace_file(self.path / "encoder.safetensors", save(tensors, metadata={"config": json.dumps(config)}))
@@ -130,3 +157,9 @@ def encoder_config(objective: Objective, recipe: Recipe, step: int) -> dict[str,
         "clip": {"frames": last.frames, "fps": last.fps, "size": last.size},
         "weights": list(objective.exports()),
     }
+
+
+def export_prefixes(objective: Objective) -> dict[str, str]:
+    """The objective's own name of each exported encoder, to the name that it is exported by."""
+    own = {id(module): name for name, module in objective.named_modules()}
+    return {own[id(encoder)]: exported for exported, encoder in objective.exports().items()}

@@ -8,8 +8,8 @@ import torch
 import nextvid
 from nextvid.config import load_recipe
 from nextvid.inference.released import find_released
-from nextvid.training.loop import build_trainer
 from nextvid.training.release import start_from
+from nextvid.training.trainer import build_trainer
 
 NAME = "nextvid-tiny"
 FOLDER = find_released(NAME).parent

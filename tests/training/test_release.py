@@ -13,7 +13,9 @@ from nextvid.config import parse_recipe
 from nextvid.errors import UserError
 from nextvid.inference import released
 from nextvid.training import loop
+from nextvid.training.checkpoint import read_part
 from nextvid.training.release import load_objective, released_tensors, start_from, write_release
+from nextvid.training.trainer import build_trainer
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +58,14 @@ def test_a_run_starts_from_a_release_with_all_of_its_parts(release: Path, tmp_pa
     out = tmp_path / "adapted"
     loop.pretrain(nano_recipe(init="nano"), out, until=1)
     start, _ = load_objective("nano")
-    fresh = loop.build_trainer(nano_recipe()).objective.state_dict()
+    fresh = build_trainer(nano_recipe()).objective.state_dict()
     recipe = nano_recipe(init="nano")
-    trainer = loop.build_trainer(recipe)
+    trainer = build_trainer(recipe)
     start_from(trainer.objective, recipe, "nano")
     for key, value in start.state_dict().items():
         assert torch.equal(trainer.objective.state_dict()[key], value)
     # The encoder's rate is 0 at the first step, so a run that started from these weights still has them to the bit.
-    moved = load_file(out / "checkpoints" / "step_1" / "model.safetensors")
+    moved = read_part(out / "checkpoints" / "step_1")
     unmoved = [key for key in moved if key.startswith(("encoder.", "target."))]
     assert all(torch.equal(moved[key], start.state_dict()[key]) for key in unmoved)
     assert not torch.equal(moved["encoder.patch_embed.weight"], fresh["encoder.patch_embed.weight"])
@@ -73,7 +75,7 @@ def test_a_released_file_can_be_moved_and_still_be_a_start(release: Path, tmp_pa
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes((release / released.WEIGHTS).read_bytes())
     recipe = nano_recipe()
-    objective = loop.build_trainer(recipe).objective
+    objective = build_trainer(recipe).objective
     start_from(objective, recipe, str(alone))
     assert torch.equal(objective.state_dict()["target.std"], load_objective("nano")[0].state_dict()["target.std"])
 
@@ -95,13 +97,13 @@ def test_weights_of_another_computation_are_refused_though_they_fit(change: dict
     raw = nano_recipe().model_dump(mode="json")
     other = parse_recipe({**raw, **{part: {**raw[part], **keys} for part, keys in change.items()}}, "other")
     with pytest.raises(UserError, match="trained as another model") as caught:
-        start_from(loop.build_trainer(other).objective, other, "nano")
+        start_from(build_trainer(other).objective, other, "nano")
     assert named in str(caught.value)
 
 
 def test_a_run_starts_from_another_runs_folder_to_the_bit(run: Path, tmp_path: Path) -> None:
     recipe = nano_recipe(seed=5)
-    trainer = loop.build_trainer(recipe)
+    trainer = build_trainer(recipe)
     start_from(trainer.objective, recipe, str(run))
     there, _ = load_objective(run)
     assert all(torch.equal(there.state_dict()[key], value) for key, value in trainer.objective.state_dict().items())
@@ -112,14 +114,14 @@ def test_a_resumed_run_does_not_start_again(run: Path, tmp_path: Path) -> None:
     loop.pretrain(recipe, tmp_path / "whole")
     loop.pretrain(recipe, tmp_path / "parts", until=7)
     loop.pretrain(recipe, tmp_path / "parts")
-    whole, parts = (load_file(tmp_path / name / "checkpoints/step_12/model.safetensors") for name in ("whole", "parts"))
+    whole, parts = (read_part(tmp_path / name / "checkpoints/step_12") for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
 @pytest.mark.usefixtures("release")
 def test_what_cannot_be_a_start_is_named(run: Path, tmp_path: Path) -> None:
     recipe = nano_recipe()
-    objective = loop.build_trainer(recipe).objective
+    objective = build_trainer(recipe).objective
     with pytest.raises(UserError, match="no such run or file; released encoders: nano"):
         start_from(objective, recipe, "nanno")
     with pytest.raises(UserError, match="encoders only"):
@@ -128,7 +130,7 @@ def test_what_cannot_be_a_start_is_named(run: Path, tmp_path: Path) -> None:
         start_from(objective, recipe, str(tmp_path))
     wider = nano_recipe(encoder={"width": 48, "depth": 1, "heads": 2, "mlp_hidden": 48, "patch": 8})
     with pytest.raises(UserError, match=r"another model .*encoder\.width: 24 → 48"):
-        start_from(loop.build_trainer(wider).objective, wider, "nano")
+        start_from(build_trainer(wider).objective, wider, "nano")
     with pytest.raises(UserError, match=r"no released encoder 'nanoo' \(did you mean 'nano'\?\)"):
         released.find_released("nanoo")
 

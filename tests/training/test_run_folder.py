@@ -14,13 +14,13 @@ import pytest
 import torch
 import yaml
 from nano import nano_recipe
-from safetensors.torch import load_file
 
 import nextvid
 from nextvid.config import save_recipe
 from nextvid.errors import Stopped, UserError
 from nextvid.training import loop
-from nextvid.training.checkpoint import damage, list_checkpoints
+from nextvid.training.checkpoint import damage, each_tensor, list_checkpoints
+from nextvid.training.trainer import Trainer
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -30,10 +30,9 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 def assert_equal_runs(a: Path, b: Path) -> None:
     assert rows(a) == rows(b)
-    for name in ("model.safetensors", "optimiser.safetensors"):
-        last = [load_file(list_checkpoints(run / "checkpoints")[-1] / name) for run in (a, b)]
-        assert last[0].keys() == last[1].keys()
-        assert all(bool((last[0][key] == last[1][key]).all()) for key in last[0])
+    last = [dict(each_tensor(list_checkpoints(run / "checkpoints")[-1])) for run in (a, b)]
+    assert last[0].keys() == last[1].keys()
+    assert all(bool((last[0][key] == last[1][key]).all()) for key in last[0])
     assert (a / "encoder.safetensors").read_bytes() == (b / "encoder.safetensors").read_bytes()
 
 
@@ -52,8 +51,9 @@ def test_the_folder_holds_what_is_promised(whole: Path) -> None:
         "encoder.safetensors", "config.json", "tensorboard",
     }  # fmt: skip
     assert list((whole / "tensorboard").glob("events.*"))
-    for name in ("environment.json", "metrics.json", "config.json", "checkpoints/step_12/state.json"):
-        assert json.loads((whole / name).read_text())["format_version"] == 1
+    versions = {"environment.json": 1, "metrics.json": 1, "config.json": 1, "checkpoints/step_12/state.json": 2}
+    for name, version in versions.items():
+        assert json.loads((whole / name).read_text())["format_version"] == version
     assert yaml.safe_load((whole / "recipe.yaml").read_text())["version"] == 1
     figures = json.loads((whole / "metrics.json").read_text())["pretrain"]
     assert figures["steps"] == 12
@@ -90,7 +90,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
 ) -> None:
     step = loop.train_step
 
-    def interrupted(trainer: loop.Trainer, batch: Any) -> Any:
+    def interrupted(trainer: Trainer, batch: Any) -> Any:
         if trainer.progress.step == 4:
             os.kill(os.getpid(), number)
         return step(trainer, batch)
@@ -129,12 +129,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    weights = run / "checkpoints" / "step_12" / "model.safetensors"
+    weights = run / "checkpoints" / "step_12" / "__0_0.distcp"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     loop.pretrain(nano_recipe(), run)
-    assert "checksum of model.safetensors" in " ".join(capsys.readouterr().out.split())
+    assert "checksum of __0_0.distcp" in " ".join(capsys.readouterr().out.split())
     assert_equal_runs(whole, run)
 
 
@@ -184,7 +184,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(whole: Path, tmp_path: 
 def test_a_run_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, refused = loop.train_step, []
 
-    def second_run(trainer: loop.Trainer, batch: Any) -> Any:
+    def second_run(trainer: Trainer, batch: Any) -> Any:
         if trainer.progress.step == 0:
             with pytest.raises(UserError, match="in use"):
                 loop.pretrain(nano_recipe(), tmp_path / "run")

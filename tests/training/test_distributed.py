@@ -1,0 +1,145 @@
+"""Two processes train what one would, whichever way the work is spread, and any number goes on with what any number saved."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from together import shared_recipe
+
+from nextvid.errors import UserError
+from nextvid.training import loop
+from nextvid.training.checkpoint import each_tensor, list_checkpoints
+from nextvid.training.distributed import World, place_of
+from nextvid.training.trainer import check_batches
+
+HERE = Path(__file__).parent
+FSDP = {"parallel": "fsdp"}
+
+
+def torchrun(*arguments: str, processes: int = 2, restarts: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [*command, f"--max-restarts={restarts}", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "time"} for row in found]
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    return dict(each_tensor(list_checkpoints(run / "checkpoints")[-1]))
+
+
+def assert_equal(a: Path, b: Path) -> None:
+    assert rows(a) == rows(b)
+    left, right = tensors(a), tensors(b)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def assert_close(a: Path, b: Path) -> None:
+    for left, right in zip(rows(a), rows(b), strict=True):
+        assert left["step"] == right["step"]
+        for name in ("loss", "flow", "alignment", "grad_norm", "ema_distance"):
+            assert left[name] == pytest.approx(right[name], rel=2e-4)
+        assert left["lr"] == right["lr"]
+    others = tensors(b)
+    for key, value in tensors(a).items():
+        torch.testing.assert_close(value, others[key], rtol=2e-3, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process alone; two with DDP and FSDP, at once and in two parts each, and with micro batches."""
+    out = tmp_path_factory.mktemp("runs")
+    loop.pretrain(shared_recipe(), out / "alone")
+    loop.pretrain(shared_recipe(), out / "from_one", until=5)
+    plans = [
+        [str(out / "ddp"), None, {}],
+        [str(out / "ddp_parts"), 5, {}],
+        [str(out / "ddp_parts"), None, {}],
+        [str(out / "fsdp"), None, FSDP],
+        [str(out / "fsdp_parts"), 5, FSDP],
+        [str(out / "fsdp_parts"), None, FSDP],
+        [str(out / "to_one"), 5, FSDP],
+        [str(out / "from_one"), None, FSDP],
+    ]
+    done = torchrun(str(HERE / "together.py"), json.dumps(plans))
+    assert done.returncode == 0, done.stderr
+    assert {"rank 0 done", "rank 1 done"} <= set(done.stdout.splitlines())
+    loop.pretrain(shared_recipe(), out / "to_one")
+    return out
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_two_processes_train_what_one_does(runs: Path, name: str) -> None:
+    assert_close(runs / "alone", runs / name)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_interrupted_they_end_with_the_same_bits(runs: Path, name: str) -> None:
+    assert_equal(runs / name, runs / f"{name}_parts")
+
+
+@pytest.mark.parametrize("name", ["to_one", "from_one"])
+def test_what_two_saved_one_goes_on_with_and_the_other_way_round(runs: Path, name: str) -> None:
+    assert_close(runs / "alone", runs / name)
+
+
+def test_shards_are_written_by_both(runs: Path) -> None:
+    last = list_checkpoints(runs / "fsdp" / "checkpoints")[-1]
+    assert {"__0_0.distcp", "__1_0.distcp"} <= {path.name for path in last.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR, MASTER_PORT is not set"),
+        ({"LOCAL_RANK": "0"}, "RANK, WORLD_SIZE"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK=2 must lie between 0 and"),
+        ({"RANK": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK=x is not a number"),
+        ({"SLURM_NTASKS": "8"}, "SLURM has 8 processes"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI has 2 processes"),
+    ],
+)
+def test_signs_of_others_without_a_way_to_meet_are_an_error(environment: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        place_of(environment)
+
+
+def test_no_sign_of_others_is_one_process() -> None:
+    assert place_of({}) is None
+    assert place_of({"SLURM_NTASKS": "1", "MASTER_ADDR": "host"}) is None
+
+
+def test_a_meeting_that_nobody_comes_to_ends_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"rank 1 of 2 could not meet the others at 127.0.0.1:9 within 1 s"):
+        loop.pretrain(shared_recipe(timeout=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_that_do_not_divide_are_refused_with_what_would() -> None:
+    recipe = shared_recipe()
+    with pytest.raises(UserError, match="batch=4 cannot be shared evenly by 3 processes; try batch=3"):
+        check_batches(recipe, 3)
+    stages = [stage.model_copy(update={"batch": 12, "micro_batch": 4}) for stage in recipe.stages]
+    with pytest.raises(UserError, match="micro_batch=4; try micro_batch=3"):
+        check_batches(recipe.model_copy(update={"stages": stages}), 2)
+
+
+def test_alone_the_mean_is_the_number_itself() -> None:
+    assert World().mean([0.1, 0.2]) == [0.1, 0.2]
+    assert World().most([3, 1]) == [3, 1]
