@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nextvid.errors import Stopped, UserError
+from nextvid.errors import LostError, Stopped, UserError
 
 UNSOUND, INPUT_IS_WRONG, STOPPED = 1, 2, 75
 
@@ -32,6 +32,7 @@ def pretrain(
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<recipe>.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps in all.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Only this stage of the recipe; may be repeated.")] = None,
     flops_of: Annotated[
         str | None, typer.Option(help="Fit the longest stage so that all costs what this recipe or run costs.")
     ] = None,
@@ -42,12 +43,14 @@ def pretrain(
 
     Example: nextvid pretrain recipes/tiny.yaml data.sources='[{path: my_videos, weight: 1.0}]' --out runs/mine
     """
-    from nextvid.config import load_recipe, recipe_of  # noqa: PLC0415
+    from nextvid.config import load_recipe, only_stages, recipe_of  # noqa: PLC0415
     from nextvid.evaluation.show import report_run  # noqa: PLC0415
     from nextvid.training import loop  # noqa: PLC0415
     from nextvid.training.compute import total_flops, with_flops  # noqa: PLC0415
 
     chosen = load_recipe(recipe, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
+    if stage:
+        chosen = only_stages(chosen, stage)
     if flops_of is not None:
         chosen = with_flops(chosen, total_flops(recipe_of(flops_of)))
     console = Console(stderr=as_json)
@@ -193,6 +196,9 @@ def compare(
 def doctor(
     run: Annotated[Path | None, typer.Argument(help="A run's folder; without one, this machine.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where runs are to go: its disk is examined.")] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="A run (or more, one an option) to compare the curves of RUN with.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Examine this machine, or a run: what is there, what is wrong, and how to mend it (exit code 1 where anything is).
@@ -205,7 +211,11 @@ def doctor(
         raise UserError(
             "--folder is about this machine's disk; a run is examined where it is: leave out one of the two"
         )
-    checks = examine_machine(folder or Path()) if run is None else examine_run(run)
+    if run is None and against:
+        raise UserError(
+            "--against compares a run's curves: say which run, as in nextvid doctor RUN --against OTHER_RUN"
+        )
+    checks = examine_machine(folder or Path()) if run is None else examine_run(run, against or [])
     Console(stderr=as_json).print(table(checks))
     found = report(checks)
     _print(found, as_json)
@@ -232,7 +242,7 @@ def plan(
     """
     from nextvid.config import load_recipe  # noqa: PLC0415
     from nextvid.files import replace_json  # noqa: PLC0415
-    from nextvid.planning import Offer, draw_schedule, tables_of  # noqa: PLC0415
+    from nextvid.planning import WIDTH, Offer, draw_schedule, tables_of  # noqa: PLC0415
     from nextvid.planning import plan as plan_run  # noqa: PLC0415
 
     console, chosen = Console(stderr=as_json), load_recipe(recipe, overrides)
@@ -242,6 +252,28 @@ def plan(
     if out is not None:
         replace_json(out, found)
     console.print(tables_of(found))
+    _print(found, as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file, whose name ends in .safetensors.")],
+    step: Annotated[int | None, typer.Option(min=0, help="That checkpoint; by default the last that is whole.")] = None,
+    precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="The encoders, and no other part.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a run's weights to one safetensors file, for nextvid.load and for init, with the recipe in it.
+
+    Example: nextvid export runs/demo -o demo.safetensors
+    """
+    from nextvid.training.export import export_run, sentence_of, table_of  # noqa: PLC0415
+
+    console = Console(stderr=as_json)
+    found = export_run(run, out, step, precision, encoder_only, console)
+    console.print(sentence_of(found), highlight=False, markup=False)
+    console.print(table_of(found))
     _print(found, as_json)
 
 
@@ -286,8 +318,12 @@ def main() -> None:
         sys.exit(INPUT_IS_WRONG)
     except Stopped as stopped:
         if _rank() == 0:
-            Console(stderr=True).print(f"nextvid: {stopped}; the same command goes on", highlight=False, markup=False)
+            said = f"nextvid: {stopped}; the same command goes on"
+            Console(stderr=True).print(said, highlight=False, markup=False, soft_wrap=True)
         sys.exit(STOPPED)
+    except LostError as lost:
+        Console(stderr=True).print(f"nextvid: {lost}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(UNSOUND)
 
 
 def _say_error(error: UserError) -> None:
@@ -296,7 +332,7 @@ def _say_error(error: UserError) -> None:
     if alone is None and os.environ.get("LOCAL_RANK", "0") != "0":
         return
     who = f"nextvid: rank {alone}:" if alone is not None else "nextvid:"
-    Console(stderr=True).print(f"{who} {error}", style="red", highlight=False, markup=False)
+    Console(stderr=True).print(f"{who} {error}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _rank() -> int:

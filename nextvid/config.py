@@ -1,5 +1,6 @@
 """The typed recipe: YAML with dotted overrides. Anything unknown, missing or impossible stops with a sentence."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -157,6 +158,17 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     for override in overrides or []:
         _apply_override(raw, override)
     return parse_recipe(raw, str(file))
+
+
+def only_stages(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """A recipe with the named stages alone, in its own order. Raises ``UserError`` for a name that it has not."""
+    known = [stage.name for stage in recipe.stages]
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"recipe '{recipe.name}' has no stage '{name}'{nearest(name, known)}; its stages are {', '.join(known)}"
+            )
+    return recipe.model_copy(update={"stages": [stage for stage in recipe.stages if stage.name in names]})
 
 
 def recipe_of(origin: str | Path) -> Recipe:

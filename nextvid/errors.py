@@ -19,3 +19,7 @@ def nearest(word: str, known: Iterable[object]) -> str:
 
 class Stopped(Exception):
     """The work was stopped by a signal, and everything is saved: the same command goes on."""
+
+
+class LostError(Exception):
+    """Another process that this one works with has ended, or does not answer: the same command goes on."""

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from nextvid.files import replace_file
 from nextvid.inference.released import RELEASES, WEIGHTS
-from nextvid.training.release import last_checkpoint, load_objective, write_release
+from nextvid.training.checkpoint import step_of
+from nextvid.training.release import load_objective, write_release
+from nextvid.training.start import find_whole
 
 COPIED = ("recipe.yaml", "environment.json", "metrics.jsonl")
 
@@ -28,7 +30,7 @@ def main() -> None:
     for stale in (*folder.glob("probe_*.json"), *folder.glob("generation.json")):
         stale.unlink()
     objective, recipe = load_objective(arguments.run)
-    step = int(last_checkpoint(arguments.run).name.removeprefix("step_"))
+    step = step_of(find_whole(arguments.run).path)
     write_release(objective, recipe, step, folder / WEIGHTS)
     for name in COPIED:
         shutil.copy(arguments.run / name, folder / name)

@@ -9,10 +9,11 @@ from builders import recipe_mapping, small_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvid.config import PACKAGED_RECIPES, Recipe, differences, load_recipe, parse_recipe, save_recipe
+from nextvid.config import PACKAGED_RECIPES, Recipe, differences, load_recipe, only_stages, parse_recipe, save_recipe
 from nextvid.errors import UserError
 from nextvid.masking import MaskConfig
 from nextvid.models.sizes import ENCODERS
+from nextvid.settings import InitConfig
 
 Keys = list[str | int]
 
@@ -327,3 +328,51 @@ def test_differences_in_length_and_in_keys() -> None:
     assert differences({"a": [1, 2]}, {"a": [1]}) == ["a: [1, 2] → [1]"]
     assert differences({"a": 1}, {"b": {"c": 2}}) == ["a: 1 → None", "b: None → {'c': 2}"]
     assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == []
+
+
+# What to start from, and stages by name.
+
+
+@pytest.mark.parametrize(
+    ("override", "init"),
+    [
+        ("init=nextvid-tiny", InitConfig(origin="nextvid-tiny")),
+        ("init=runs/x", InitConfig(origin="runs/x")),
+        ("init={origin: runs/x, strict: false}", InitConfig(origin="runs/x", strict=False)),
+        ("init={origin: runs/x, optimiser: true, step: 40}", InitConfig(origin="runs/x", optimiser=True, step=40)),
+        ("init=null", None),
+    ],
+)
+def test_what_to_start_from(tmp_path: Path, override: str, init: InitConfig | None) -> None:
+    recipe = load_recipe(write(tmp_path, recipe_mapping()), [override])
+    assert recipe.init == init
+    assert parse_recipe(yaml.safe_load(save_recipe(recipe)), "again") == recipe
+
+
+def test_a_mistake_in_what_to_start_from() -> None:
+    assert "unknown key 'init.strickt' (did you mean 'strict'?)" in sentence_of(
+        {**recipe_mapping(), "init": {"origin": "runs/x", "strickt": False}}
+    )
+    assert "the key 'init.origin' is missing" in sentence_of({**recipe_mapping(), "init": {"strict": False}})
+
+
+def staged(*names: str) -> Recipe:
+    (stage,) = recipe_mapping()["stages"]
+    return small_recipe(stages=[{**stage, "name": name, "steps": number} for number, name in enumerate(names, 1)])
+
+
+def test_stages_by_name_keep_the_recipes_order() -> None:
+    recipe = staged("warm-up", "stable", "cool-down")
+    assert only_stages(recipe, ["cool-down"]).stages == recipe.stages[2:]
+    assert only_stages(recipe, ["cool-down", "warm-up"]).stages == [recipe.stages[0], recipe.stages[2]]
+    assert only_stages(recipe, ["stable", "stable"]).stages == [recipe.stages[1]]
+    assert only_stages(recipe, ["cool-down"]).steps == 3
+    assert differences(recipe.model_dump(), only_stages(recipe, ["stable", "warm-up", "cool-down"]).model_dump()) == []
+
+
+def test_a_stage_that_there_is_not_is_named_with_those_that_there_are() -> None:
+    recipe = staged("warm-up", "stable", "cool-down")
+    with pytest.raises(
+        UserError, match=r"no stage 'cooldown' \(did you mean 'cool-down'\?\); its stages are warm-up, stable, "
+    ):
+        only_stages(recipe, ["warm-up", "cooldown"])

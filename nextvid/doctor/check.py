@@ -1,7 +1,7 @@
 """One finding, and findings as JSON and as a table."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -15,12 +15,16 @@ _STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "wrong": "bold red
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, how it stands, what was found (with figures), and what to do about it (empty: nothing)."""
+    """What was looked at, how it stands, what was found (with figures), and what to do about it (empty: nothing).
+
+    ``figures``: what was found in a form that a machine reads, where there is more of it than a sentence holds.
+    """
 
     name: str
     state: State
     found: str
     mend: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from nextvid.doctor.check import Check, Finding, State, combine, some
+from nextvid.doctor.check import Check, Finding, State, combine
+from nextvid.doctor.history import skipped_at
 from nextvid.doctor.rows import SKILL, Row, is_health
+from nextvid.training.health import alarms
 
 Series = Float[np.ndarray, " rows"]
 
@@ -18,9 +20,11 @@ FEWEST = 3
 """Rows that a judgement rests on at least."""
 NO_LOSS = ("step", "stage", "loss", "grad_norm", "grad_norms", "skipped", "probe", "lr", "clips", "time")
 RISE = 1.02
-SPREAD_SHARE, LEAST_SPREAD = 0.05, 0.02
-FEW_DIRECTIONS, ONE_DIRECTION = 3.0, 1.5
-SPIKE = 50.0
+SPREAD_SHARE = 0.05
+"""Features whose spread has fallen to this share of its largest have collapsed, though they still differ a little."""
+FEW_DIRECTIONS = 3.0
+FAR_BEHIND = 0.5
+"""A reference this far from the online encoder, as a share of its weights, is of an encoder that is long past."""
 SLOWER = 0.5
 
 
@@ -31,37 +35,50 @@ def check_losses(rows: list[Row]) -> Check:
     for name in names:
         steps, values = series(rows, name)
         if name == "loss" and rows and (not len(steps) or steps[-1] < rows[-1]["step"]):
-            findings.append(_lost(rows[-1]["step"]))
+            findings.append(_lost(rows))
         if len(values) < 2 * FEWEST:
             continue
-        first, last = _ends(values)
+        first, last = ends(values)
         change = f"{name} {np.median(first):.4g} → {np.median(last):.4g}"
         if name != "loss" and rose(values):
             mend = "look at the curve in report.html; it may be a stage's new clips or weights, else lower the learning rates"
             findings.append(Finding("note", f"rose over the whole run: {change}", mend))
         else:
             shown.append(change)
-    return combine("losses", findings, ", ".join(shown) or _too_few(rows))
+    return combine("losses", findings, ", ".join(shown) or too_few(rows))
 
 
-def _lost(step: int) -> Finding:
+def _lost(rows: list[Row]) -> Finding:
+    step = rows[-1]["step"]
+    if "loss" not in rows[-1] and step in skipped_at(rows):
+        return Finding("note", f"step {step} has no loss: the steps of its row were skipped", "see stability")
     mend = "go back to a checkpoint before; lower the learning rates or use training.precision=float32"
     return Finding("wrong", f"the loss of step {step} is missing or not finite", mend)
 
 
 def check_features(rows: list[Row]) -> Check:
     """Do features still differ from clip to clip, and in more than a few directions?"""
-    findings = [*_spread(rows), *_rank(rows)]
-    states = [f"{name} {_end(rows, name):.3g}" for name in ("feature_spread", "effective_rank") if _enough(rows, name)]
-    return combine("features", findings, ", ".join(states) or _too_few(rows))
+    names = ("feature_spread", "effective_rank")
+    collapse = list(_alarm(rows, "collapse", names, "wrong"))
+    states = [f"{name} {_end(rows, name):.3g}" for name in names if _enough(rows, name)]
+    findings = collapse or [*_fallen_spread(rows), *_few_directions(rows)]
+    return combine("features", findings, ", ".join(states) or too_few(rows))
 
 
-def _spread(rows: list[Row]) -> Iterator[Finding]:
+def _alarm(rows: list[Row], alarm: str, names: tuple[str, ...], state: State) -> Iterator[Finding]:
+    """The alarm of training that the last tenth of the rows would raise, were it one row."""
+    row = {name: _end(rows, name) for name in names if _enough(rows, name)}
+    text = alarms(row).get(alarm)
+    if text is not None:
+        found, _, mend = text.partition(". ")
+        yield Finding(state, f"{alarm}: {found}", mend[:1].lower() + mend[1:])
+
+
+def _fallen_spread(rows: list[Row]) -> Iterator[Finding]:
     if not _enough(rows, "feature_spread"):
         return
-    values = series(rows, "feature_spread")[1]
-    last, largest = float(np.median(_ends(values)[1])), float(values.max())
-    if last < LEAST_SPREAD or last < SPREAD_SHARE * largest:
+    last, largest = _end(rows, "feature_spread"), float(series(rows, "feature_spread")[1].max())
+    if last < SPREAD_SHARE * largest:
         yield Finding(
             "wrong",
             f"collapse: feature_spread is {last:.3g}, at most {largest:.3g} before; the features of all clips look alike",
@@ -69,14 +86,32 @@ def _spread(rows: list[Row]) -> Iterator[Finding]:
         )
 
 
-def _rank(rows: list[Row]) -> Iterator[Finding]:
-    if not _enough(rows, "effective_rank"):
-        return
-    last = _end(rows, "effective_rank")
-    if last < FEW_DIRECTIONS:
+def _few_directions(rows: list[Row]) -> Iterator[Finding]:
+    if _enough(rows, "effective_rank") and _end(rows, "effective_rank") < FEW_DIRECTIONS:
         mend = "more varied footage, or lower learning rates; what such features tell apart is little"
-        state: State = "wrong" if last < ONE_DIRECTION else "note"
-        yield Finding(state, f"features use {last:.1f} directions only", mend)
+        yield Finding("note", f"features use {_end(rows, 'effective_rank'):.1f} directions only", mend)
+
+
+def check_copying(rows: list[Row]) -> Check:
+    """Are predictions of the next frame nearer to it than to the frame before?"""
+    if not _enough(rows, "copying"):
+        return Check("copying", "ok", _not_judged(rows, "copying"))
+    return combine("copying", _alarm(rows, "copying", ("copying",), "note"), f"copying {_end(rows, 'copying'):.3g}")
+
+
+def check_reference(rows: list[Row]) -> Check:
+    """Does the moving average follow the online encoder, and at a distance?"""
+    if not _enough(rows, "ema_distance"):
+        return Check("reference", "ok", _not_judged(rows, "ema_distance"))
+    last = _end(rows, "ema_distance")
+    found = f"ema_distance {last:.3g}"
+    if last > FAR_BEHIND:
+        mend = "lower stages.*.ema, for the last stage at least, or train longer; until then load the weights 'online'"
+        return Check("reference", "note", f"{found}: the moving average is far behind the online encoder", mend)
+    if last == 0:
+        mend = "set stages.*.ema nearer to 1, unless that is meant: features collapse easily without a slow reference"
+        return Check("reference", "note", f"{found}: the moving average is the online encoder itself", mend)
+    return Check("reference", "ok", found)
 
 
 def check_skill(rows: list[Row]) -> Check:
@@ -91,23 +126,7 @@ def check_skill(rows: list[Row]) -> Check:
         for name in names
         if _end(rows, name) <= 0
     ]
-    return combine("skill", findings, ", ".join(f"{n} {_end(rows, n):.2f}" for n in names) or _too_few(rows))
-
-
-def check_gradients(rows: list[Row]) -> Check:
-    """Has the gradient's norm jumped after the first tenth of the rows?"""
-    steps, values = series(rows, "grad_norm")
-    start = max(1, len(values) // 10)
-    steps, values = steps[start:], values[start:]
-    if len(values) < 2 * FEWEST:
-        return Check("gradients", "ok", _too_few(rows))
-    middle = float(np.median(values))
-    found = f"grad_norm: median {middle:.3g}, at most {values.max():.3g}"
-    spikes = steps[values > SPIKE * middle].astype(int)
-    if not len(spikes):
-        return Check("gradients", "ok", found)
-    mend = "look at the losses there; a lower training.clip_norm or lower learning rates soften them"
-    return Check("gradients", "note", f"{found}; more than {SPIKE:g} times the median at step {some(spikes)}", mend)
+    return combine("skill", findings, ", ".join(f"{n} {_end(rows, n):.2f}" for n in names) or too_few(rows))
 
 
 def check_speed(rows: list[Row]) -> Check:
@@ -148,12 +167,12 @@ def series(rows: list[Row], name: str) -> tuple[Series, Series]:
 
 def rose(values: Series) -> bool:
     """Whether the last values lie above all of the first ones, by more than they vary."""
-    first, last = _ends(values)
+    first, last = ends(values)
     middle = float(np.median(first))
     return float(np.median(last)) > max(float(first.max()), middle + (RISE - 1) * abs(middle))
 
 
-def _ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first and the last values, as many of each as a judgement rests on."""
     count = _window(len(values))
     return values[:count], values[-count:]
@@ -165,7 +184,7 @@ def _window(count: int) -> int:
 
 def _end(rows: list[Row], name: str) -> float:
     """The median of a column over the last tenth of its rows."""
-    return float(np.median(_ends(series(rows, name)[1])[1]))
+    return float(np.median(ends(series(rows, name)[1])[1]))
 
 
 def _enough(rows: list[Row], name: str) -> bool:
@@ -184,5 +203,10 @@ def _inner(group: Any, name: str) -> float:
     return group.get(name, np.nan) if isinstance(group, dict) else np.nan
 
 
-def _too_few(rows: list[Row]) -> str:
+def too_few(rows: list[Row]) -> str:
+    """What is said where there is too little to judge by."""
     return f"too few figures to judge by ({len(rows)} rows)"
+
+
+def _not_judged(rows: list[Row], name: str) -> str:
+    return too_few(rows) if len(series(rows, name)[1]) or not rows else f"rows of this run have no {name}"

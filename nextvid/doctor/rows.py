@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from nextvid.config import Recipe
 from nextvid.doctor.check import Check, Finding, combine, some
 from nextvid.doctor.subject import Subject
 from nextvid.errors import UserError
+from nextvid.training.rollback import Rollback, scale_at
 from nextvid.training.stages import Schedule, schedule_of
 
 Row = dict[str, Any]
@@ -19,6 +21,9 @@ HEALTH = ("feature_spread", "effective_rank", "alignment_over_flow", "ema_distan
 SKILL = "_skill"
 METRICS = "metrics.jsonl"
 RATE_TOLERANCE = 1e-6
+STAGES = re.compile("stages")
+"""The settings that a change of the schedule is about; of ``LOGGING``: or of the steps that have rows."""
+LOGGING = re.compile(r"stages|training\.log_every")
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,9 @@ def _order(log: Log) -> Iterator[Finding]:
 def _spacing(subject: Subject, log: Log) -> Iterator[Finding]:
     if subject.recipe is None or not log.rows:
         return
-    found, last = {row["step"] for row in log.rows}, max(row["step"] for row in log.rows)
-    expected = _logged_steps(subject.recipe, last)
+    since = subject.history.last_change_of(LOGGING)
+    found, last = {row["step"] for row in log.rows if row["step"] > since}, max(row["step"] for row in log.rows)
+    expected = {step for step in _logged_steps(subject.recipe, last) if step > since}
     missing, foreign = sorted(expected - found), sorted(found - expected)
     every = f"the recipe logs every {subject.recipe.training.log_every} steps"
     if missing:
@@ -156,25 +162,35 @@ def _not_finite(row: Row, prefix: str = "") -> Iterator[str]:
 
 
 def check_rates(subject: Subject, log: Log) -> Check:
-    """Are the learning rates of the rows those of the recipe's schedule?"""
-    schedule = schedule_for(subject.recipe)
-    rows = [row for row in log.rows if isinstance(row.get("lr"), dict)]
+    """Are the learning rates of the rows those of the recipe's schedule, times what the run's rollbacks have left of them?
+
+    Rows from before the recipe's stages changed are not compared.
+    """
+    schedule, history = schedule_for(subject.recipe), subject.history
+    since = history.last_change_of(STAGES)
+    rows = [row for row in log.rows if isinstance(row.get("lr"), dict) and row["step"] > since]
     if schedule is None or not rows:
         return Check("learning rates", "ok", "there is nothing to compare: no recipe, or no rows with rates")
-    misfits = [text for row in rows for text in _rate_misfits(schedule, row)]
+    if history.rollbacks_problem:
+        return Check("learning rates", "note", f"not compared: {history.rollbacks_problem}", "see stability")
+    misfits = [text for row in rows for text in _rate_misfits(schedule, history.rollbacks, row)]
     if misfits:
         found = f"rates differ from the recipe's: {some(misfits)}"
         return Check("learning rates", "wrong", found, f"{METRICS} or recipe.yaml was changed, or is another run's")
     shown = ", ".join(f"{part} {rate:.3g}" for part, rate in rows[-1]["lr"].items())
-    return Check("learning rates", "ok", f"as in the recipe at each of {len(rows)} rows; now {shown}")
+    found = f"as in the recipe at each of {len(rows)} rows; now {shown}"
+    found += f" (the recipe's times {history.scale:.3g}, for the run went back)" if history.rollbacks else ""
+    found += f"; rows up to step {since} are from before the stages changed, and are not compared" if since else ""
+    return Check("learning rates", "ok", found)
 
 
-def _rate_misfits(schedule: Schedule, row: Row) -> Iterator[str]:
+def _rate_misfits(schedule: Schedule, rollbacks: Sequence[Rollback], row: Row) -> Iterator[str]:
     step = row["step"]
     if not 0 < step <= len(schedule):
         return
+    scale = scale_at(rollbacks, step - 1)
     for part, values in schedule.lr.items():
-        wanted, found = float(values[step - 1]), row["lr"].get(part)
+        wanted, found = float(values[step - 1]) * scale, row["lr"].get(part)
         if found is None:
             yield f"step {step} has none for {part}"
         elif not math.isclose(found, wanted, rel_tol=RATE_TOLERANCE, abs_tol=1e-12):

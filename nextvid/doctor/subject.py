@@ -1,12 +1,13 @@
-"""What the checks of a run share: its folder, its recipe, who uses it, and its checkpoints."""
+"""What the checks of a run share: its folder, its recipe, who uses it, its checkpoints, and its history."""
 
 import fcntl
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nextvid.config import Recipe, load_recipe
+from nextvid.doctor.history import History, read_history
 from nextvid.errors import UserError
 from nextvid.training.checkpoint import STATE, damage, list_checkpoints
 
@@ -32,6 +33,7 @@ class Subject:
     recipe_problem: str | None
     running: bool
     checkpoints: tuple[Saved, ...]
+    history: History = field(default_factory=History)
 
     @property
     def last_whole(self) -> Saved | None:
@@ -60,7 +62,7 @@ def open_subject(run: Path) -> Subject:
         raise UserError(f"there is no run's folder at {run}; give the folder that --out named, such as runs/tiny")
     running = in_use(run)
     recipe, problem = _recipe(run / "recipe.yaml")
-    return Subject(run, recipe, problem, running, tuple(_checkpoints(run / "checkpoints")))
+    return Subject(run, recipe, problem, running, tuple(_checkpoints(run / "checkpoints")), read_history(run))
 
 
 def in_use(run: Path) -> bool:

@@ -1,7 +1,7 @@
 """``nextvid.load``: an encoder from a run's folder or a weights file, ready to use."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,31 +22,50 @@ FORMAT_VERSION = 1
 def load(
     path: str | Path, weights: Literal["ema", "online"] | None = None, device: str | torch.device = "cpu"
 ) -> "LoadedEncoder":
-    """The encoder of a run's folder, of an ``encoder.safetensors``, or a released one by name (``nextvid-tiny``).
+    """The encoder of a run's folder, of a safetensors file that nextvid wrote, or a released one by name (``nextvid-tiny``).
 
     ``weights`` chooses the moving average or the online encoder; by default the average, where the method keeps one.
-    Raises ``UserError`` where there is none, where it was written by another format version, or where weights and
-    configuration do not fit.
+    Raises ``UserError`` where there is none, where it is a pickle or was written by another format version, or where weights
+    and configuration do not fit.
     """
     file = _weights_file(Path(path))
     config = read_config(file)
     weights = weights or cast(Literal["ema", "online"], default_weights(config["weights"]))
     if weights not in config["weights"]:
         raise UserError(f"{file} has no '{weights}' weights; it has {', '.join(config['weights'])}")
-    encoder = Encoder(EncoderConfig(**config["encoder"]))
+    encoder = Encoder(_shape_of(config, file))
     load_weights(encoder, file, prefix=f"{weights}.")
     return LoadedEncoder(encoder, {**config, "loaded": weights}).to(device).eval().requires_grad_(False)
 
 
 def read_config(file: Path) -> dict[str, Any]:
     """The configuration that a weights file carries: the encoder's shape, and the clips that it was trained on."""
-    metadata = read_metadata(file)
+    return config_of(read_metadata(file), file)
+
+
+def config_of(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """The configuration in the ``metadata`` of ``file``. Raises ``UserError`` where there is none, or not of this format."""
     if "config" not in metadata:
         raise UserError(f"{file} is not an encoder written by nextvid: it carries no configuration")
-    config = json.loads(metadata["config"])
-    if config["format_version"] != FORMAT_VERSION:
-        raise UserError(f"{file} has format version {config['format_version']}, this nextvid reads {FORMAT_VERSION}")
+    try:
+        config = json.loads(metadata["config"])
+        version = config["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the configuration in {file} cannot be read ({error!r}); write it with nextvid export"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"{file} has format version {version}, this nextvid reads {FORMAT_VERSION}")
     return config
+
+
+def _shape_of(config: dict[str, Any], file: Path) -> EncoderConfig:
+    try:
+        return EncoderConfig(**config["encoder"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the configuration in {file} is that of no encoder ({error}); write it with nextvid export"
+        ) from error
 
 
 def _weights_file(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,24 +20,38 @@ OUTSIDE = 0.01
 SKILL = "_skill"
 HEALTH = {
     "grad_norm": "gradient norm",
+    "grad_norms": "gradient norm by part",
     "feature_spread": "feature spread over clips",
     "effective_rank": "effective rank of features",
     "alignment_over_flow": "alignment over flow",
     "ema_distance": "distance to the moving average",
     "copying": "copying: error to the next frame over error to the last",
+    "probe": "probe",
     "lr": "learning rate",
 }
-NOT_DRAWN = ("step", "stage", "loss", "clips", "time", "grad_norms", "skipped", "probe")
+NOT_DRAWN = ("step", "stage", "loss", "clips", "time", "skipped")
+BY_PART = ("grad_norms", "lr")
+LOGARITHMIC = ("grad_norm", "grad_norms")
+NOW_AND_THEN = ("probe",)
+SKIPPED = "skipped steps"
+COPIES = 1.0
+"""From this ``copying`` on, predictions are nearer to the frame before than to their own."""
+
+Band = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Steps, and the lowest and highest value that is healthy there."""
 
 
-def panels(rows: list[dict[str, Any]]) -> list[Figure]:
-    """A figure of its own for every quantity that the rows have, so that a narrow page can set one below the other."""
-    return [_figure(rows, [panel], 1) for panel in _present(rows)]
+def panels(rows: list[dict[str, Any]], band: Mapping[str, Band] | None = None) -> list[Figure]:
+    """A figure of its own for every quantity that the rows have, so that a narrow page can set one below the other.
+
+    ``band``: by quantity, what is healthy; it is shaded.
+    """
+    return [_figure(rows, [panel], 1, band or {}) for panel in _present(rows)]
 
 
-def curves(rows: list[dict[str, Any]], columns: int = 2) -> Figure:
-    """All panels in one figure: each row faint, a running mean on top, and stages apart by thin lines."""
-    return _figure(rows, _present(rows), columns)
+def curves(rows: list[dict[str, Any]], columns: int = 2, band: Mapping[str, Band] | None = None) -> Figure:
+    """All panels in one figure: each row faint, a running mean on top, stages apart by thin lines, skipped steps as ticks."""
+    return _figure(rows, _present(rows), columns, band or {})
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Line:
 
 def overlay(lines: list[Line]) -> list[Figure]:
     """A figure for every quantity that any of the runs has, all runs in it, over the operations spent (10^12)."""
-    titles = dict(entry for line in lines for entry in _present(line.rows))
+    titles = dict(entry for line in lines for entry in _present(line.rows) if entry[0] != "grad_norms")
     return [_overlaid(lines, key, title) for key, title in titles.items()]
 
 
@@ -66,11 +81,7 @@ def _overlaid(lines: list[Line], key: str, title: str) -> Figure:
             spent = [at for at, _ in rows]
             axes.plot(spent, values, color=line.colour, linewidth=0.6, alpha=0.25)
             axes.plot(spent, running_mean(values), color=line.colour, linewidth=1.6)
-    if key.endswith(SKILL):
-        _limit(axes, np.array([row[key] for line in lines for row in line.rows if key in row], dtype=float))
-        axes.axhline(0, color=INK, linewidth=0.8)
-    if key == "grad_norm":
-        axes.set_yscale("log")
+    _fit_axis(axes, key, np.array([_encoder_rate(row[key]) for line in lines for row in line.rows if key in row]))
     axes.set_xlabel("TFLOP", fontsize=8, color=INK)
     return figure
 
@@ -97,7 +108,7 @@ def _present(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(key, title) for key, title in [*own, *HEALTH.items()] if key in keys]
 
 
-def _figure(rows: list[dict[str, Any]], shown: list[tuple[str, str]], columns: int) -> Figure:
+def _figure(rows: list[dict[str, Any]], shown: list[tuple[str, str]], columns: int, band: Mapping[str, Band]) -> Figure:
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(4.6 * columns, 2.3 * lines), layout="constrained")
     figure.patch.set_alpha(0)
@@ -105,8 +116,11 @@ def _figure(rows: list[dict[str, Any]], shown: list[tuple[str, str]], columns: i
         axes = figure.add_subplot(lines, columns, number + 1)
         dress(axes, title)
         _mark_stages(axes, rows)
-        if key == "lr":
-            _draw_rates(axes, rows)
+        if key in band:
+            _shade(axes, band[key], rows[-1]["step"])
+        _mark_skips(axes, rows)
+        if key in BY_PART:
+            _draw_parts(axes, rows, key)
         else:
             _draw(axes, rows, key)
     return figure
@@ -129,25 +143,52 @@ def _mark_stages(axes: Axes, rows: list[dict[str, Any]]) -> None:
             axes.axvline(before["step"], color=INK, linewidth=0.8, linestyle=":")
 
 
+def _mark_skips(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    """A tick at the foot of every row in whose window a step was skipped."""
+    pairs = itertools.pairwise([{"skipped": 0}, *(row for row in rows if "skipped" in row)])
+    skips = [after["step"] for before, after in pairs if after["skipped"] > before["skipped"]]
+    if skips:
+        foot = axes.get_xaxis_transform()
+        axes.plot(skips, [0.0] * len(skips), "|", color=INK, markersize=9, transform=foot, clip_on=False, label=SKIPPED)
+
+
+def _shade(axes: Axes, band: Band, until: int) -> None:
+    steps, low, high = band
+    there = steps <= until
+    axes.fill_between(steps[there], low[there], high[there], color=COLOURS[2], alpha=0.18, linewidth=0)
+
+
 def _draw(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
     points = [(row["step"], row[key]) for row in rows if key in row]
     steps, values = np.array(points, dtype=float).T
-    axes.plot(steps, values, color=LINE, linewidth=0.7, alpha=0.35)
-    axes.plot(steps, running_mean(values), color=LINE, linewidth=1.6)
+    if key in NOW_AND_THEN:
+        axes.plot(steps, values, color=LINE, linewidth=1.6, marker="o", markersize=3)
+    else:
+        axes.plot(steps, values, color=LINE, linewidth=0.7, alpha=0.35)
+        axes.plot(steps, running_mean(values), color=LINE, linewidth=1.6)
+    _fit_axis(axes, key, values)
+
+
+def _fit_axis(axes: Axes, key: str, values: np.ndarray) -> None:
+    """The scale that suits a quantity, and a line at the value that parts good from bad."""
     if key.endswith(SKILL):
         _limit(axes, values)
         axes.axhline(0, color=INK, linewidth=0.8)
-    if key == "grad_norm" and (values > 0).all():
-        axes.set_yscale("log")
+    if key == "copying":
+        axes.axhline(COPIES, color=INK, linewidth=0.8)
+    if key in LOGARITHMIC and (values > 0).any():
+        axes.set_yscale("log", nonpositive="mask")
 
 
-def _draw_rates(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    rows = [row for row in rows if "lr" in row]
-    parts = list(rows[0]["lr"])
-    for part, colour, width in zip(parts, COLOURS, (3.6, 2.4, 1.2, 0.8), strict=False):
-        axes.plot(
-            [row["step"] for row in rows], [row["lr"][part] for row in rows], color=colour, label=part, linewidth=width
-        )
+def _draw_parts(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
+    """A line a part; rates, which often are the same, thick to thin so that each can be seen."""
+    rows = [row for row in rows if key in row]
+    parts = list(dict.fromkeys(part for row in rows for part in row[key]))
+    widths = itertools.cycle((3.6, 2.4, 1.2, 0.8) if key == "lr" else (1.2,))
+    values = np.array([[row[key].get(part, np.nan) for part in parts] for row in rows], dtype=float)
+    for part, curve, colour, width in zip(parts, values.T, itertools.cycle(COLOURS), widths, strict=False):
+        axes.plot([row["step"] for row in rows], curve, color=colour, label=part, linewidth=width)
+    _fit_axis(axes, key, values)
     axes.legend(fontsize=8, frameon=False, labelcolor=INK)
 
 

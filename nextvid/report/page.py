@@ -35,7 +35,7 @@ def write_report(run: Path, pictures: Pictures | None = None) -> Path:
         format_version=FORMAT_VERSION,
         name=recipe["name"],
         method=recipe["objective"]["name"],
-        init=recipe.get("init"),
+        init=_origin(recipe.get("init")),
         settings=setting_rows(recipe, metrics, environment),
         stages=stage_rows(recipe),
         curves=[Markup(svg(panel)) for panel in panels(rows)],
@@ -49,6 +49,11 @@ def write_report(run: Path, pictures: Pictures | None = None) -> Path:
     page = run / "report.html"
     replace_file(page, text.encode())
     return page
+
+
+def _origin(init: dict[str, Any] | str | None) -> str | None:
+    """What a run started from, where it did; earlier versions stored the origin alone."""
+    return init["origin"] if isinstance(init, dict) else init
 
 
 def save_figures(run: Path, pictures: Pictures, folder: Path) -> list[Path]:

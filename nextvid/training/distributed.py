@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from nextvid.errors import UserError
+from nextvid.errors import LostError, UserError
 
 T = TypeVar("T")
 _meetings = itertools.count()
@@ -113,8 +113,8 @@ def gather(value: T, ranks: int, group: Any = None) -> list[T]:
 def world_of(timeout: float, device: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[World]:
     """This process's place among those that ``torchrun`` has started; alone where there is no sign of others.
 
-    ``timeout``: seconds to wait for others. Raises ``UserError`` where the processes cannot meet, or more of them share a
-    machine than it has CUDA devices.
+    ``timeout``: seconds to wait for others. Raises ``LostError`` where one of them goes, and ``UserError`` where the processes
+    cannot meet, or more of them share a machine than it has CUDA devices.
     """
     place = place_of(os.environ)
     if place is None:
@@ -137,6 +137,13 @@ def world_of(timeout: float, device: Literal["auto", "cpu", "cuda"] = "auto") ->
         if not isinstance(error, AgreedError):
             error.rank = rank  # type: ignore[attr-defined]
         raise
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise LostError(
+            f"rank {rank} has lost another process ({str(error).strip().splitlines()[0][:200]}); what that one said stands "
+            "before or after this. The same command goes on from the last checkpoint"
+        ) from None
     finally:
         dist.destroy_process_group()
 
@@ -165,6 +172,12 @@ def place_of(environment: Any) -> tuple[int, int, int] | None:
     return rank, ranks, _number(environment, "LOCAL_RANK", 0)
 
 
+def _place_of_meeting() -> str:
+    """A name in the store that nobody has used: processes that torchrun has started anew find one another, and not the dead."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return f"nextvid, attempt {attempt}, meeting {next(_meetings)}"
+
+
 def _number(environment: Any, name: str, otherwise: int | None = None) -> int:
     text = environment.get(name, otherwise)
     try:
@@ -181,7 +194,7 @@ def _meet(rank: int, ranks: int, timeout: float, cuda: bool) -> None:
         store.set_timeout(timedelta(seconds=seconds))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=PrefixStore(f"nextvid {next(_meetings)}", store),
+            store=PrefixStore(_place_of_meeting(), store),
             rank=rank,
             world_size=ranks,
             timeout=timedelta(seconds=timeout),

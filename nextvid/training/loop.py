@@ -37,6 +37,7 @@ from nextvid.training.release import start_from
 from nextvid.training.rollback import Diverged, Rollback, read_rollbacks, write_rollbacks
 from nextvid.training.rows import Rows
 from nextvid.training.run import Run
+from nextvid.training.start import InitReport, take_moments
 from nextvid.training.trainer import (
     Trainer,
     build_objective,
@@ -58,34 +59,33 @@ def pretrain(
     console: Console | None = None,
     *,
     allow: bool = False,
-    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Run ``recipe`` in the folder ``out``, or go on with what is there; ``until`` ends it after that many steps in all.
 
     Started by ``torchrun`` it is one of several processes (docs/training.md), of which the first speaks and writes. ``allow``:
-    go on under a recipe that has changed since. ``watch``: the probe of ``training.probe``. Returns the final figures, also in
-    ``metrics.json``. Raises ``Stopped`` on SIGINT or SIGTERM, after saving, and ``UserError`` for anything that the user can
-    mend.
+    go on under a recipe that has changed since. Returns the final figures, also in ``metrics.json``. Raises ``Stopped`` on
+    SIGINT or SIGTERM, after saving, and ``UserError`` for anything that the user can mend.
     """
     with world_of(recipe.training.timeout, recipe.training.device) as world:
         console = (console or Console()) if world.first else Console(quiet=True)
-        return _pretrain(recipe, Run(out), until, console, world, allow, watch)
+        return _pretrain(recipe, Run(out), until, console, world, allow)
 
 
 def _pretrain(
-    recipe: Recipe, run: Run, until: int | None, console: Console, world: World, allow: bool, watch: Watch | None
+    recipe: Recipe, run: Run, until: int | None, console: Console, world: World, allow: bool
 ) -> dict[str, Any]:
     world.same("the recipe", recipe.model_dump_json())
     with world.together():
         changes = run.check(recipe, allow) if world.first else []
         check_batches(recipe, world.ranks)
         check_sinks(recipe)
+        watch = watch_of(recipe)
         objective = build_objective(recipe)
         fresh = not list_checkpoints(run.checkpoints)
-        if recipe.init is not None and fresh:
-            # Before anything is written, so that a wrong init leaves nothing behind.
-            start_from(objective, recipe, recipe.init.origin)
+        # Before anything is written, so that a wrong init leaves nothing behind.
+        report = start_from(objective, recipe, recipe.init) if recipe.init is not None and fresh else None
         mixtures = build_mixtures(recipe, run.path, console)
+    world.same("what they start from", report.source.name if report is not None else "")
     world.same("the footage", "; ".join(_digests(mixtures)))
     with world.together():
         if world.first:
@@ -104,10 +104,8 @@ def _pretrain(
     if checkpoint is not None:
         # A run that was killed between its checkpoint and its export has an older encoder beside it, or none.
         _export(trainer, run, checkpoint)
-    elif recipe.init is not None:
-        console.print(f"starting from the weights of {recipe.init.origin}", highlight=False)
     else:
-        trainer.objective.before_training(first_clips(trainer, mixtures[0]))
+        _begin(trainer, run, report, mixtures[0], console)
     end = min(until or recipe.steps, recipe.steps)
     if trainer.progress.step < end:
         with _signals() as stop:
@@ -116,6 +114,27 @@ def _pretrain(
     if world.first:
         run.update_metrics(figures)
     return figures
+
+
+def _begin(trainer: Trainer, run: Run, report: InitReport | None, mixture: Mixture, console: Console) -> None:
+    """What comes before the first step: the moments of another run, and what an objective measures of its clips."""
+    if report is not None:
+        take_moments(trainer.optimiser, report, trainer.world)
+        if trainer.world.first:
+            report.write(run.path)
+        for line in report.lines():
+            console.print(line, highlight=False, markup=False)
+    if report is None or report.measures:
+        trainer.objective.before_training(first_clips(trainer, mixture))
+
+
+def watch_of(recipe: Recipe) -> Watch | None:
+    """The probe of ``training.probe``. Raises ``UserError`` where there is no such benchmark."""
+    if recipe.training.probe is None:
+        return None
+    from nextvid.evaluation.during import Watcher  # noqa: PLC0415 (evaluation builds on training)
+
+    return Watcher(recipe.training.probe, recipe)
 
 
 class Session:
@@ -236,8 +255,8 @@ def _resume(trainer: Trainer, run: Run, console: Console) -> Path | None:
     if world.first:
         tidy(run.checkpoints)
     trainer.rollbacks = world.gather(read_rollbacks(run.path))[0]
-    found = None
-    for checkpoint in reversed(world.gather(list_checkpoints(run.checkpoints))[0]):
+    found, listed = None, world.gather(list_checkpoints(run.checkpoints))[0]
+    for checkpoint in reversed(listed):
         wrong = damage(checkpoint, world)
         if wrong:
             console.print(f"[yellow]{checkpoint} is damaged ({wrong}); going back to the one before")
@@ -248,6 +267,12 @@ def _resume(trainer: Trainer, run: Run, console: Console) -> Path | None:
         console.print(f"going on from {checkpoint} ({progress.step} of {trainer.recipe.steps} steps done)")
         found = checkpoint
         break
+    with world.together():
+        if found is None and listed and trainer.recipe.init is not None:
+            raise UserError(
+                f"all checkpoints of {run.path} are damaged, and it began from {trainer.recipe.init.origin}; remove "
+                f"{run.checkpoints}, and the same command begins from there again"
+            )
     if world.first:
         run.rewind_metrics(trainer.progress.step)
     return found

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextvid.doctor import Check, curves
+from nextvid.doctor import Check, curves, gradients
 from nextvid.doctor.rows import Row
+from nextvid.training import health
 
 COUNT = 100
 
@@ -39,7 +40,7 @@ def test_healthy_curves_are_ok() -> None:
         teacher_skill=lambda done: done,
     )
     checks = [curves.check_losses(rows), curves.check_features(rows), curves.check_skill(rows)]
-    checks += [curves.check_gradients(rows), curves.check_speed(rows)]
+    checks += [gradients.check_gradients(rows), curves.check_speed(rows)]
     assert [check.state for check in checks] == ["ok"] * 5
     assert curves.loss_terms(rows) == ["distillation"]
     assert "4 clips a second" in checks[-1].found
@@ -89,6 +90,75 @@ def test_features_of_few_directions(rank: float, state: str) -> None:
     assert curves.check_features(make_rows(effective_rank=lambda _: rank)).state == state
 
 
+def test_the_alarms_of_training_are_the_doctors() -> None:
+    at_limit = [health.LEAST_SPREAD * share for share in (0.9, 1.1)]
+    assert [curves.check_features(make_rows(feature_spread=lambda _, v=v: v)).state for v in at_limit] == [
+        "wrong",
+        "ok",
+    ]
+    check = curves.check_features(make_rows(feature_spread=lambda _: at_limit[0]))
+    assert "start anew" in check.mend
+    assert "start anew" not in check.found
+
+
+def test_predictions_that_repeat_the_frame_before_are_named_copying_with_what_to_do() -> None:
+    rows = make_rows(copying=lambda done: 0.8 + 0.4 * (done > 0.85))
+    check = curves.check_copying(rows)
+    assert check.state == "note"
+    assert check.found.startswith("copying: copying is 1.")
+    assert "footage that moves more" in check.mend
+
+
+def test_a_few_rows_of_copying_are_none() -> None:
+    rows = make_rows(copying=lambda _: 0.8)
+    for row in rows[-4:]:
+        row["copying"] = 2.0
+    assert curves.check_copying(rows).state == "ok"
+    assert "rows of this run have no copying" in curves.check_copying(make_rows(loss=falls)).found
+
+
+@pytest.mark.parametrize(("end", "state"), [(0.0, "note"), (0.01, "ok"), (0.45, "ok"), (0.7, "note")])
+def test_a_reference_is_neither_the_online_encoder_nor_far_behind(end: float, state: str) -> None:
+    check = curves.check_reference(make_rows(ema_distance=lambda done: 0.2 if done < 0.8 else end))
+    assert check.state == state
+    assert (("far behind" in check.found), ("itself" in check.found)) == (end > 0.5, end == 0)
+
+
+def with_norms(**parts: Callable[[float], float]) -> list[Row]:
+    rows = make_rows(grad_norm=lambda _: 1.0, **parts)
+    for row in rows:
+        row["grad_norms"] = {part: row.pop(part) for part in parts}
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("end", "found"),
+    [
+        (0.01, None),
+        (1e-5, "the gradient of predictor vanished"),
+        (0.0, "the gradient of predictor vanished"),
+        (25.0, None),
+        (100.0, "the gradient of predictor is 70.7 times that of all other parts together"),
+    ],
+)
+def test_a_part_that_no_longer_learns_or_drowns_the_others_is_named(end: float, found: str | None) -> None:
+    rows = with_norms(encoder=lambda _: 1.0, predictor=lambda done: 1.0 if done < 0.8 else end, decoder=lambda _: 1.0)
+    check = gradients.check_gradients(rows)
+    assert check.state == ("note" if found else "ok")
+    assert (found or "now encoder") in check.found
+    assert "gradient of encoder" not in check.found
+
+
+def test_a_part_that_never_had_a_gradient_is_named() -> None:
+    check = gradients.check_gradients(with_norms(encoder=lambda _: 1.0, decoder=lambda _: 0.0))
+    assert check.state == "note"
+    assert "decoder has no gradient in any row" in check.found
+
+
+def test_one_part_alone_neither_vanishes_nor_dominates() -> None:
+    assert gradients.check_gradients(with_norms(encoder=lambda _: 1.0)).state == "ok"
+
+
 @pytest.mark.parametrize(("end", "state"), [(0.2, "ok"), (-0.2, "note")])
 def test_any_skill_that_ends_at_nothing_is_a_note_by_name(end: float, state: str) -> None:
     check = curves.check_skill(
@@ -101,9 +171,9 @@ def test_any_skill_that_ends_at_nothing_is_a_note_by_name(end: float, state: str
 def test_spikes_of_the_gradient_are_named_by_step_and_those_at_the_start_are_not() -> None:
     rows = make_rows(grad_norm=lambda _: 1.0)
     rows[2]["grad_norm"] = 900.0
-    assert curves.check_gradients(rows).state == "ok"
+    assert gradients.check_gradients(rows).state == "ok"
     rows[41]["grad_norm"] = 80.0
-    check = curves.check_gradients(rows)
+    check = gradients.check_gradients(rows)
     assert check.state == "note"
     assert "at step 42" in check.found
 
@@ -131,7 +201,7 @@ def test_few_rows_are_not_judged(count: int) -> None:
         if count > 1
         else [{"step": 1, "loss": 1.0}][:count]
     )
-    for check in (curves.check_losses, curves.check_features, curves.check_skill, curves.check_gradients):
+    for check in (curves.check_losses, curves.check_features, curves.check_skill, gradients.check_gradients):
         assert check(rows).state == "ok"
         assert "too few" in check(rows).found
     assert curves.check_speed(rows).state == "ok"

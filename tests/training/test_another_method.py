@@ -14,6 +14,7 @@ import nextvid
 from nextvid.config import Recipe
 from nextvid.errors import UserError
 from nextvid.evaluation.show import report_run
+from nextvid.settings import InitConfig
 from nextvid.training.loop import pretrain
 from nextvid.training.release import load_objective, start_from, write_release
 
@@ -68,7 +69,7 @@ def test_a_release_and_back(whole: Path, tmp_path: Path) -> None:
     objective, recipe = load_objective(whole)
     write_release(objective, recipe, 12, tmp_path / "weights.safetensors")
     again = recipe.objective.build(recipe.encoder)
-    start_from(again, recipe, str(tmp_path / "weights.safetensors"))
+    start_from(again, recipe, InitConfig(origin=str(tmp_path / "weights.safetensors")))
     for key, value in again.state_dict().items():
         torch.testing.assert_close(value, objective.state_dict()[key], rtol=1e-3, atol=1e-4)
 

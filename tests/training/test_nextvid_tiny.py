@@ -8,6 +8,7 @@ import torch
 import nextvid
 from nextvid.config import load_recipe
 from nextvid.inference.released import find_released
+from nextvid.settings import InitConfig
 from nextvid.training.release import start_from
 from nextvid.training.trainer import build_trainer
 
@@ -42,7 +43,7 @@ def test_packaged_recipes_of_its_shape_start_from_it(recipe: str) -> None:
     chosen = load_recipe(recipe)
     objective = build_trainer(chosen).objective
     before = {key: value.clone() for key, value in objective.state_dict().items()}
-    start_from(objective, chosen, NAME)
+    start_from(objective, chosen, InitConfig(origin=NAME))
     changed = [key for key, value in objective.state_dict().items() if not torch.equal(value, before[key])]
     assert {key.split(".")[0] for key in changed} == {"encoder", "reference", "predictor", "decoder", "target"}
 
