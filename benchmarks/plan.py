@@ -34,7 +34,7 @@ from nextvid.data.loader import Batch
 from nextvid.files import read_json, replace_json
 from nextvid.planning import Offer, plan
 from nextvid.planning.live import imagined, trace_of
-from nextvid.planning.memory import clips_of, held_by, peak_of
+from nextvid.planning.memory import clips_of, gradients_stay, held_by, peak_of
 from nextvid.planning.work import skeleton
 from nextvid.training.compute import clip_flops, step_flops
 from nextvid.training.device import processor_name
@@ -156,7 +156,7 @@ def _memory(name: str) -> dict[str, Any]:
     (recipe, number), processes = _case(name), CASES[name][2]
     stage = recipe.stages[number]
     share, micro = clips_of(stage, processes)
-    trace = trace_of(recipe, stage, accumulates=micro < share, cpu=True)
+    trace = trace_of(recipe, stage, gradients_stay(recipe, stage, processes), cpu=True)
     peak = peak_of(held_by(skeleton(recipe), recipe, processes), trace, stage, share, micro)
     allocated, resident = (_alone(name, what)["bytes"] for what in ("allocated", "resident"))
     return {

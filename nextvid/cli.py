@@ -251,6 +251,7 @@ def plan(
     found = plan_run(chosen, Offer(gpus, gpu, utilisation, hours, price), console)
     if out is not None:
         replace_json(out, found)
+    console.width = max(console.width, WIDTH)
     console.print(tables_of(found))
     _print(found, as_json)
 

@@ -20,12 +20,15 @@ FEWEST = 3
 """Rows that a judgement rests on at least."""
 NO_LOSS = ("step", "stage", "loss", "grad_norm", "grad_norms", "skipped", "probe", "lr", "clips", "time")
 RISE = 1.02
+"""A loss has risen where it ends above this many times where it began, and above all first values."""
 SPREAD_SHARE = 0.05
 """Features whose spread has fallen to this share of its largest have collapsed, though they still differ a little."""
 FEW_DIRECTIONS = 3.0
+"""Features of a smaller effective rank tell little apart."""
 FAR_BEHIND = 0.5
 """A reference this far from the online encoder, as a share of its weights, is of an encoder that is long past."""
 SLOWER = 0.5
+"""A run that does fewer than this share of the clips a second that it did before has become slow."""
 
 
 def check_losses(rows: list[Row]) -> Check:

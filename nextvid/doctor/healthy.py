@@ -33,9 +33,13 @@ OF_VALUE, OF_VALUE_ALONE = 0.1, 0.4
 """and at least by this share of the value there (or of its median): a small one where several runs show how much they
 differ, a large one where there is one run alone."""
 FEWEST_RUNS = 2
+"""One run does not show by how much healthy runs differ."""
 DIGITS = 5
+"""Significant digits in a file."""
 DERIVED = ("alignment_over_flow",)
+"""Columns that follow from others that are compared."""
 OPTIMISER = ("betas", "weight_decay", "clip_norm")
+"""The settings under ``training`` that decide how curves run."""
 
 
 @dataclass(frozen=True)

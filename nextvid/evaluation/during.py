@@ -19,16 +19,17 @@ from nextvid.training.trainer import Trainer
 class Watcher:
     """Probes the encoder that ``nextvid.load`` would give, on clips that are held out of the benchmark's train split.
 
-    The clips have the form of the first stage's, so that figures of all stages compare; they are rendered once.
+    The clips have the form of the longest stage's, as in any probe, so that figures of all stages compare; they are rendered
+    once.
     """
 
     def __init__(self, config: WatchConfig, recipe: Recipe) -> None:
         """Raises ``UserError`` for an unknown benchmark or level."""
-        first = recipe.stages[0]
+        main = recipe.stages[recipe.longest_stage]
         self._clips = benchmarks.load(
             config.benchmark, config.level or default_level(config.benchmark), "train", config.clips
         )
-        self._spec = ClipSpec(first.frames, first.fps, first.size)
+        self._spec = ClipSpec(main.frames, main.fps, main.size)
         self._rendered: RenderedClips | None = None
 
     def __call__(self, trainer: Trainer) -> float:

@@ -12,7 +12,7 @@ from nextvid.objectives import Objective
 from nextvid.planning.disk import disk_of
 from nextvid.planning.live import Trace, trace_of
 from nextvid.planning.machines import Machine, machine_of, with_utilisation
-from nextvid.planning.memory import RESERVE, Held, clips_of, held_by, largest_micro_batch, peak_of
+from nextvid.planning.memory import RESERVE, Held, clips_of, gradients_stay, held_by, largest_micro_batch, peak_of
 from nextvid.planning.time import Speed, speed_of
 from nextvid.planning.work import StageWork, parts_of, skeleton, work_of
 from nextvid.settings import StageConfig
@@ -103,21 +103,20 @@ def _works(recipe: Recipe, devices: int) -> bool:
 def _traces(recipe: Recipe, devices: int, machine: Machine, console: Console) -> list[Trace]:
     """A trace of every stage; stages that differ in nothing that counts share one."""
     found: dict[str, Trace] = {}
-    keys = [_key(stage, devices) for stage in recipe.stages]
+    keys = [_key(recipe, stage, devices) for stage in recipe.stages]
     first = [recipe.stages[keys.index(key)] for key in dict.fromkeys(keys)]
     for stage in track(
         first, "following a step's memory …", console=console, transient=True, disable=not console.is_terminal
     ):
-        share, micro = clips_of(stage, devices)
-        found[_key(stage, devices)] = trace_of(recipe, stage, accumulates=micro < share, cpu=machine.is_cpu)
+        begun = gradients_stay(recipe, stage, devices)
+        found[_key(recipe, stage, devices)] = trace_of(recipe, stage, begun, cpu=machine.is_cpu)
     return [found[key] for key in keys]
 
 
-def _key(stage: StageConfig, devices: int) -> str:
+def _key(recipe: Recipe, stage: StageConfig, devices: int) -> str:
     """What a step's memory depends on, but for the number of clips."""
-    share, micro = clips_of(stage, devices)
     on = sorted(name for name, ends in (stage.weights or {}).items() if max(ends) > 0)
-    return repr((stage.frames, stage.size, stage.masks, stage.draws, on, micro < share))
+    return repr((stage.frames, stage.size, stage.masks, stage.draws, on, gradients_stay(recipe, stage, devices)))
 
 
 def _of_training(recipe: Recipe) -> dict[str, Any]:

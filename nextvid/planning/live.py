@@ -44,17 +44,17 @@ class Trace:
     forward: int
 
 
-def trace_of(recipe: Recipe, stage: StageConfig, accumulates: bool, cpu: bool) -> Trace:
+def trace_of(recipe: Recipe, stage: StageConfig, gradients: bool, cpu: bool) -> Trace:
     """The trace of a step of ``stage``.
 
-    ``accumulates``: gradients of an earlier micro batch are there. ``cpu``: attention is what the CPU computes; else one
-    fused operation.
+    ``gradients``: there are some already (:func:`nextvid.planning.memory.gradients_stay`). ``cpu``: attention is what the
+    CPU computes; else one fused operation.
     """
     objective = skeleton(recipe)
     clips = _prime(recipe, stage, objective)
     with imagined(recipe, stage, objective, clips) as (forward, batch):
         for parameter in objective.parameters():
-            parameter.grad = torch.zeros_like(parameter) if accumulates and parameter.requires_grad else None
+            parameter.grad = torch.zeros_like(parameter) if gradients and parameter.requires_grad else None
         watch = _Watch(clips, list(objective.parameters()), [*objective.buffers(), batch.frames])
         half = recipe.training.precision == "bfloat16"
         with watch, _attention(cpu):

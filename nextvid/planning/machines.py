@@ -118,5 +118,5 @@ def _cpu_here(precision: Precision) -> Machine:
 def _cuda_here(precision: Precision) -> Machine:
     device = torch.device("cuda")
     memory = torch.cuda.get_device_properties(device).total_memory
-    peak = {precision: matmul_peak(device, precision)}
+    peak: dict[str, float] = {precision: matmul_peak(device, precision)}
     return Machine("here", torch.cuda.get_device_name(device), memory, peak, "measured here")

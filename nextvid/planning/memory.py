@@ -102,6 +102,12 @@ def clips_of(stage: StageConfig, devices: int) -> tuple[int, int]:
     return share, min(stage.micro_batch or share, share)
 
 
+def gradients_stay(recipe: Recipe, stage: StageConfig, devices: int) -> bool:
+    """Whether a pass begins with gradients: of an earlier micro batch, or DDP's buckets, which it keeps from step to step."""
+    share, micro = clips_of(stage, devices)
+    return micro < share or (devices > 1 and recipe.training.parallel == "ddp")
+
+
 def peak_of(held: Held, trace: Trace, stage: StageConfig, share: int, micro: int) -> Peak:
     """The peak of a device with ``share`` clips of the batch, ``micro`` of them at a time."""
     gradients, casts = _spread(held, trace)

@@ -57,7 +57,9 @@ def _work(found: dict[str, Any]) -> Table:
         lasting(total["hours"]),
         "",
     )
-    table.caption = "16-frame: clips counted in 16 frames; tokens: visual, before masking; clips/s: what a device's loader must give"
+    table.caption = (
+        "16-frame: clips in 16 frames; tokens: visual, before masking; clips/s: what a device's loader must give"
+    )
     return table
 
 

@@ -146,15 +146,18 @@ class Run:
 
 
 def encoder_config(objective: Objective, recipe: Recipe, step: int) -> dict[str, Any]:
-    """What a weights file says of its encoders: their shape, and the clips that they were trained on."""
-    last = recipe.stages[-1]
+    """What a weights file says of its encoders: their shape, and the clips that they were trained on for longest.
+
+    A cool-down on longer clips does not change which clips the encoder is read with, as in the paper (tables 8 and 10).
+    """
+    main = recipe.stages[recipe.longest_stage]
     return {
         "format_version": FORMAT_VERSION,
         "encoder": asdict(recipe.encoder),
         "objective": recipe.objective.name,
         "recipe": recipe.name,
         "step": step,
-        "clip": {"frames": last.frames, "fps": last.fps, "size": last.size},
+        "clip": {"frames": main.frames, "fps": main.fps, "size": main.size},
         "weights": list(objective.exports()),
     }
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import yaml
 from builders import recipe_mapping, small_recipe
+from typer.testing import CliRunner
 
+from nextvid.cli import app
 from nextvid.config import Recipe, save_recipe
 from nextvid.doctor import Check, examine_run, healthy, report
 from nextvid.doctor.healthy import SMOOTHED_ROWS, Band, healthy_file, healthy_of, settings_of, smoothed
@@ -277,6 +279,18 @@ def test_a_setting_that_came_later_is_none_that_differs(ship: Path, tmp_path: Pa
     run = write_run(tmp_path / "run", rows_of(3), recipe_of(3))
     assert yaml.safe_load((run / "recipe.yaml").read_text())["encoder"]["input"]
     assert judge(run).found.startswith("within")
+
+
+def test_the_command_compares_and_says_so_to_a_machine(runs: list[Path], tmp_path: Path) -> None:
+    good = write_run(tmp_path / "good", rows_of(3), recipe_of(3))
+    said = CliRunner().invoke(
+        app, ["doctor", str(good), "--against", str(runs[0]), "--against", str(runs[1]), "--json"]
+    )
+    (check,) = [check for check in json.loads(said.stdout)["checks"] if check["name"] == "healthy curves"]
+    assert check["state"] == "ok"
+    assert check["figures"]["flow"]["left"] is None
+    alone = CliRunner().invoke(app, ["doctor", "--against", str(runs[0])])
+    assert isinstance(alone.exception, UserError)
 
 
 def test_what_nextvid_comes_with_can_be_read_and_is_named_after_its_recipe() -> None:

@@ -12,8 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 from nextvid.config import Recipe, load_recipe
 from nextvid.data.loader import Batch
 from nextvid.planning.disk import disk_of
-from nextvid.planning.live import CASTS, FIXED, GRADIENTS, PER_CLIP, Trace, trace_of
-from nextvid.planning.memory import Peak, bytes_of_clip, clips_of, held_by, largest_micro_batch, peak_of
+from nextvid.planning.live import CASTS, FIXED, GRADIENTS, Trace, trace_of
+from nextvid.planning.memory import Peak, bytes_of_clip, clips_of, gradients_stay, held_by, largest_micro_batch, peak_of
 from nextvid.planning.work import skeleton
 from nextvid.training.checkpoint import MODEL, OPTIMISER
 from nextvid.training.optim import moments
@@ -31,7 +31,7 @@ def recipe_with(stage: dict[str, Any], training: dict[str, Any]) -> Recipe:
 def planned(recipe: Recipe, devices: int = 1) -> Peak:
     stage = recipe.stages[0]
     share, micro = clips_of(stage, devices)
-    trace = trace_of(recipe, stage, accumulates=micro < share, cpu=True)
+    trace = trace_of(recipe, stage, gradients_stay(recipe, stage, devices), cpu=True)
     return peak_of(held_by(skeleton(recipe), recipe, devices), trace, stage, share, micro)
 
 
@@ -120,11 +120,20 @@ def test_sharding_divides_what_is_held_and_gathers_the_largest_block() -> None:
     assert alone.weights + alone.average == sum(p.nbytes for p in objective.parameters())
 
 
+def test_buckets_of_ddp_keep_the_gradients() -> None:
+    alone, ddp, fsdp = (
+        planned(recipe_with({"batch": 8 * devices}, {"parallel": parallel}), devices)
+        for devices, parallel in ((1, "ddp"), (2, "ddp"), (2, "fsdp"))
+    )
+    weights = sum(p.nbytes for p in skeleton(nano_recipe()).parameters() if p.requires_grad)
+    assert (alone.gradients, ddp.gradients, fsdp.gradients) == (0, weights, 0)
+
+
 def test_on_a_gpu_attention_stays_in_half() -> None:
     recipe = load_recipe("tiny", ["training.precision=bfloat16"])
     stage, held = recipe.stages[0], held_by(skeleton(recipe), recipe, 1)
     cpu, gpu = (peak_of(held, trace_of(recipe, stage, False, cpu), stage, 16, 16) for cpu in (True, False))
-    assert gpu.kept < 0.9 * cpu.kept
+    assert gpu.kept < 0.95 * cpu.kept
     assert gpu.casts == cpu.casts > 0
 
 
@@ -146,7 +155,7 @@ def test_the_peak_moves_with_the_batch_and_the_shards() -> None:
 def test_the_largest_micro_batch_fits_and_the_next_one_does_not() -> None:
     recipe = recipe_with({"batch": 24}, {})
     stage, held = recipe.stages[0], held_by(skeleton(recipe), recipe, 1)
-    rows = trace_of(recipe, stage, accumulates=True, cpu=True)
+    rows = trace_of(recipe, stage, gradients=True, cpu=True)
     for clips in (1, 2, 3, 4, 6, 8, 12):
         needed = peak_of(held, rows, stage, 24, clips).total
         assert largest_micro_batch(held, rows, stage, 24, needed) == clips
@@ -158,7 +167,7 @@ def test_the_largest_micro_batch_fits_and_the_next_one_does_not() -> None:
 
 def test_a_trace_has_a_row_a_moment() -> None:
     recipe = recipe_with({"batch": 2}, {})
-    found = trace_of(recipe, recipe.stages[0], accumulates=False, cpu=True)
+    found = trace_of(recipe, recipe.stages[0], gradients=False, cpu=True)
     weights = sum(p.nbytes for p in skeleton(recipe).parameters() if p.requires_grad)
     assert found.rows[: found.forward, GRADIENTS].max() == 0
     assert 0.5 * weights < found.rows[:, GRADIENTS].max() <= weights

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +13,26 @@ import pytest
 import torch
 from together import shared_recipe
 
+from nextvid.config import save_recipe
 from nextvid.errors import UserError
 from nextvid.training import loop
-from nextvid.training.checkpoint import each_tensor, list_checkpoints
+from nextvid.training.checkpoint import damage, each_tensor, list_checkpoints, step_of
 from nextvid.training.distributed import World, place_of
 from nextvid.training.trainer import check_batches
 
 HERE = Path(__file__).parent
 FSDP = {"parallel": "fsdp"}
+HALF = {"precision": "bfloat16"}
+EVERYTHING = {**FSDP, **HALF, "activation_checkpointing": True, "micro_batch": 1}
 
 
-def torchrun(*arguments: str, processes: int = 2, restarts: int = 0) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*command, f"--max-restarts={restarts}", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess:
+    command = [*TORCHRUN, "--nproc-per-node=2", *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -74,6 +77,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [str(out / "fsdp_parts"), None, FSDP],
         [str(out / "to_one"), 5, FSDP],
         [str(out / "from_one"), None, FSDP],
+        [str(out / "everything"), None, EVERYTHING],
+        [str(out / "ddp_micro"), None, {"micro_batch": 1}],
     ]
     done = torchrun(str(HERE / "together.py"), json.dumps(plans))
     assert done.returncode == 0, done.stderr
@@ -82,7 +87,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "ddp_micro"])
 def test_two_processes_train_what_one_does(runs: Path, name: str) -> None:
     assert_close(runs / "alone", runs / name)
 
@@ -97,9 +102,43 @@ def test_what_two_saved_one_goes_on_with_and_the_other_way_round(runs: Path, nam
     assert_close(runs / "alone", runs / name)
 
 
+def test_in_half_precision_in_shards_in_micro_batches_and_computing_twice_it_is_nearly_the_same(runs: Path) -> None:
+    loop.pretrain(shared_recipe(**HALF), runs / "half")
+    for left, right in zip(rows(runs / "half"), rows(runs / "everything"), strict=True):
+        for name in ("loss", "flow", "alignment"):
+            assert left[name] == pytest.approx(right[name], rel=0.02)
+
+
 def test_shards_are_written_by_both(runs: Path) -> None:
     last = list_checkpoints(runs / "fsdp" / "checkpoints")[-1]
     assert {"__0_0.distcp", "__1_0.distcp"} <= {path.name for path in last.iterdir()}
+
+
+def test_a_signal_to_one_stops_both_after_one_step_with_everything_saved(tmp_path: Path) -> None:
+    recipe = tmp_path / "nano.yaml"
+    stages = [stage.model_copy(update={"steps": 100_000}) for stage in shared_recipe().stages]
+    recipe.write_text(save_recipe(shared_recipe(log_every=1).model_copy(update={"stages": stages})))
+    process = subprocess.Popen(
+        [*TORCHRUN, "--nproc-per-node=2", "-m", "nextvid", "pretrain", str(recipe), "--out", str(tmp_path / "run")],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "run/metrics.jsonl").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGTERM)
+    out, errors = process.communicate()
+    said = [line for line in errors.splitlines() if line.startswith("nextvid: stopped by SIGTERM after step")]
+    assert len(said) == 1, errors
+    assert errors.count("(exitcode: 75)") + errors.count("exitcode  : 75") >= 1
+    last = list_checkpoints(tmp_path / "run/checkpoints")[-1]
+    assert damage(last) is None
+    assert f"after step {step_of(last)};" in said[0]
+    assert rows(tmp_path / "run")[-1]["step"] == step_of(last)
+    assert out.count("going on") == 0
 
 
 @pytest.mark.parametrize(
