@@ -29,8 +29,8 @@ WIDTH = 100
 def tables_of(found: dict[str, Any]) -> Group:
     """Parameters, work, input, memory, and what it comes to."""
     tables = (_parameters(found), _work(found), _input(found), _memory(found))
-    shown: list[RenderableType] = [*tables, *(Text(sentence) for sentence in _sentences(found))]
-    return Group(*shown)
+    apart: list[RenderableType] = [part for table in tables for part in (table, Text())]
+    return Group(*apart, *(Text(sentence) for sentence in _sentences(found)))
 
 
 def _parameters(found: dict[str, Any]) -> Table:
@@ -135,7 +135,15 @@ def _sentences(found: dict[str, Any]) -> list[str]:
 
 
 def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
