@@ -29,6 +29,8 @@ FORMAT_VERSION = 2
 STATE = "state.json"
 MODEL, OPTIMISER = "model.", "optimiser."
 """What the names of tensors begin with."""
+GROUP = 2**26
+"""Values that are read at once where a checkpoint is read tensor by tensor."""
 FORMAT_1 = {MODEL: "model.safetensors", OPTIMISER: "optimiser.safetensors"}
 """The files of a checkpoint of format 1, which is still read; what is saved next has the present format."""
 
@@ -243,12 +245,19 @@ def tensor_shapes(path: Path) -> dict[str, torch.Size]:
 
 
 def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a checkpoint, one of which is in memory at a time. Raises ``UserError``."""
+    """All tensors of a checkpoint, some of which are in memory at a time. Raises ``UserError``."""
     if _is_format_1(path):
         yield from _read_format_1(path).items()
         return
-    for name in stored.shapes(path):
-        yield name, stored.read_tensors(path, [name])[name]
+    group: list[str] = []
+    values = 0
+    for name, shape in stored.shapes(path).items():
+        if group and values + shape.numel() > GROUP:
+            yield from stored.read_tensors(path, group).items()
+            group, values = [], 0
+        group.append(name)
+        values += shape.numel()
+    yield from stored.read_tensors(path, group).items()
 
 
 def read_part(path: Path, prefix: str = MODEL) -> dict[str, Tensor]:

@@ -11,14 +11,15 @@ from nextvid.training.trainer import StepResult, Trainer
 STEPS = "steps with "
 """Before a figure's name in the window: how many of its steps had that figure (a loss may come in between two rows)."""
 NORMS = "grad_norms/"
+ROWS_OF_AN_ALARM = 3
 
 
 class Rows:
-    """Makes rows, and names what they show to be wrong, once each."""
+    """Makes rows, and names what they show to be wrong."""
 
     def __init__(self, trainer: Trainer, console: Console) -> None:
         self._trainer, self._console = trainer, console
-        self._named: set[str] = set()
+        self._alarmed: dict[str, int] = {}
 
     def add(self, result: StepResult) -> None:
         """Count a step; one that was skipped has no figures."""
@@ -68,9 +69,11 @@ class Rows:
         return dict(zip(found, self._trainer.world.mean(list(found.values())), strict=True))
 
     def _name_alarms(self, row: dict[str, Any]) -> None:
-        for name, text in health.alarms(row).items():
-            if name not in self._named:
-                self._named.add(name)
+        """One row may be noise: what several in a row show is named, once as long as it lasts."""
+        found = health.alarms(row)
+        self._alarmed = {name: self._alarmed.get(name, 0) + 1 for name in found}
+        for name, text in found.items():
+            if self._alarmed[name] == ROWS_OF_AN_ALARM:
                 self._console.print(f"[yellow]{name} at step {row['step']}: {text}", highlight=False)
 
 

@@ -115,7 +115,7 @@ def test_a_last_row_whose_steps_were_skipped_is_no_lost_loss(
     def skip(_: int, row: dict[str, Any]) -> None:
         if row["step"] == 24:
             row.update(skipped=1)
-            del row["loss"], row["flow"], row["alignment"], row["feature_spread"], row["copying"]
+            del row["loss"], row["flow"], row["alignment"], row["feature_spread"]
 
     edit_rows(run, skip)
     assert "the steps of its row were skipped" in diagnose(run, "losses").found

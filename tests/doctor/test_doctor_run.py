@@ -38,8 +38,10 @@ def poison(checkpoint: Path) -> str:
     tensors = dict(each_tensor(checkpoint))
     name = next(name for name, tensor in tensors.items() if tensor.ndim)
     tensors[name].view(-1)[0] = float("nan")
-    write_tensors(checkpoint, tensors, World()).result()
     state = json.loads((checkpoint / "state.json").read_text())
+    for file in state["sha256"]:
+        (checkpoint / file).unlink()
+    write_tensors(checkpoint, tensors, World()).result()
     state["sha256"] = {file: checksum(checkpoint / file) for file in state["sha256"]}
     (checkpoint / "state.json").write_text(json.dumps(state))
     return name
