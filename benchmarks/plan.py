@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--case", help="(used by itself) measure this case and print it as JSON")
     parser.add_argument("--what", choices=("allocated", "resident", "time"))
     parser.add_argument("--parts", nargs="+", choices=("sizes", "memory", "time"), default=["sizes", "memory", "time"])
-    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=11)
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     if arguments.case:
@@ -176,13 +176,14 @@ def _memory(name: str) -> dict[str, Any]:
 def _times(steps: int) -> dict[str, Any]:
     names = [name for name in CASES if "," not in name]
     rows = {name: _alone(name, "time", steps) for name in names}
+    peak = max(row.pop("peak") for row in rows.values())
     for row in rows.values():
-        row["utilisation"] = row["flops"] / row["cpu_seconds"] / row["peak"]
+        row["utilisation"] = row["flops"] / row["cpu_seconds"] / peak
     calibrated = rows["tiny"]["utilisation"]
     for row in rows.values():
-        row["predicted_cpu_seconds"] = row["flops"] / row["peak"] / calibrated
+        row["predicted_cpu_seconds"] = row["flops"] / peak / calibrated
         row["error"] = row["predicted_cpu_seconds"] / row["cpu_seconds"] - 1
-    return {"calibrated_on": "tiny", "utilisation": calibrated, "steps": steps, "rows": rows}
+    return {"calibrated_on": "tiny", "peak": peak, "utilisation": calibrated, "steps": steps, "rows": rows}
 
 
 def _alone(name: str, what: str, steps: int = 2) -> dict[str, Any]:

@@ -166,8 +166,8 @@ def _forgotten_constants() -> Iterator[None]:
 
 @contextmanager
 def _attention(cpu: bool) -> Iterator[None]:
-    """On a GPU every pattern is one fused operation in the model's precision (FlexAttention, flash attention): it keeps queries,
-    keys, values, its output and a number a query. On a CPU it is what the code does there, in float32."""
+    """On a GPU every pattern is one fused operation (FlexAttention, flash attention): it keeps queries, keys, values, its output
+    and a number a query. On a CPU it is what the code does there: casts, a mask, or a call a frame."""
     with nullcontext() if cpu else _replaced("nextvid.models.", "attend", _fused):
         yield
 

@@ -43,6 +43,18 @@ def closing_all(sinks: list[Sink]) -> Iterator[None]:
             sink.close()
 
 
+def write_row(sinks: list[Sink], row: dict[str, Any]) -> None:
+    """Give a row to all of them. Raises ``UserError`` where the disk does not take it."""
+    try:
+        for sink in sinks:
+            sink.row(row)
+    except OSError as error:
+        raise UserError(
+            f"the row of step {row['step']} could not be written ({error}); make room or mend the disk, and the same command "
+            "goes on from the last checkpoint"
+        ) from error
+
+
 def check_sinks(recipe: Recipe) -> None:
     """Raise ``UserError`` where a recipe asks for a place that is not installed."""
     if recipe.training.wandb:

@@ -32,7 +32,7 @@ from nextvid.training.device import warn_of_idle_devices, warn_of_slow_half
 from nextvid.training.display import Display
 from nextvid.training.distributed import World, world_of
 from nextvid.training.footage import BrokenFiles, build_mixtures, keep_footage
-from nextvid.training.logs import check_sinks, closing_all, open_sinks
+from nextvid.training.logs import check_sinks, closing_all, open_sinks, write_row
 from nextvid.training.release import start_from
 from nextvid.training.rollback import Diverged, Rollback, read_rollbacks, write_rollbacks
 from nextvid.training.rows import Rows
@@ -186,8 +186,7 @@ class Session:
                 score = self._watched()
                 if progress.step % training.log_every == 0 or progress.step == trainer.recipe.steps:
                     row = rows.row(result, score)
-                    for sink in sinks:
-                        sink.row(row)
+                    write_row(sinks, row)
                 display.update(progress.step, trainer.schedule.stage_of(progress.step - 1).name, rows.shown(result))
                 if progress.bad_in_a_row >= training.bad_steps:
                     raise Diverged(f"{progress.bad_in_a_row} steps in a row were not finite")

@@ -1,6 +1,8 @@
 """Rows go to every place that a recipe asks for, and only the first process has a say."""
 
+import errno
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from nextvid.errors import UserError
 from nextvid.files import read_json
 from nextvid.training import loop
 from nextvid.training.logs import scalars
+from nextvid.training.run import Run
 
 
 def logged_recipe() -> Recipe:
@@ -32,6 +35,15 @@ def test_tensorboard_has_the_rows_once_however_often_a_run_goes_on(tmp_path: Pat
     board = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert [event.step for event in board.Scalars("loss")] == [3, 6, 9, 12]
     assert {"lr/encoder", "grad_norms/decoder", "ema_distance"} <= set(board.Tags()["scalars"])
+
+
+def test_a_disk_that_takes_no_row_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_run: Run, row: dict[str, object]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Run, "append_row", full)
+    with pytest.raises(UserError, match=r"the row of step 3 could not be written .*No space left on device"):
+        loop.pretrain(nano_recipe(), tmp_path / "run")
 
 
 def test_without_weights_and_biases_a_recipe_that_asks_for_it_is_refused(
