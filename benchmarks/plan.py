@@ -4,8 +4,8 @@
 
 Memory: the plan's peak beside that of all allocations in two steps of training (``torch.profiler``, every allocation of the CPU
 allocator from before the model is made), and beside what the process grows by (its highest resident size less that after
-imports). Time: a step's operations over (the peak of large products x one utilisation), where the utilisation is what
-``tiny`` reaches in this run, so that the errors of ``small`` and ``base`` are those of a prediction. float32, one thread, eager,
+imports). Time: a step's operations over (the peak of large products x one utilisation), where the utilisation is what one of
+the recipes reaches in this run, so that the errors of the others are those of a prediction. float32, one thread, eager,
 each measured in a process of its own. Other processes may use the same cores, so seconds are those of the processor and not
 of the clock, and the clock's are given beside them; medians. Operations: the formulas beside ``FlopCounterMode``, which
 follows the real objective without computing it.
@@ -110,9 +110,12 @@ def _show(found: dict[str, Any]) -> None:
             f"({100 * row['error_to_allocated']:+.2f}%), {row['resident'] / 1e6:.1f} resident"
         )
     for name, row in found.get("time", {}).get("rows", {}).items():
+        errors = ", ".join(
+            f"{100 * error:+.0f}% by {other}'s" for other, error in row["error"].items() if other != name
+        )
         print(
-            f"{name}: {row['predicted_cpu_seconds']:.3f} s predicted, {row['cpu_seconds']:.3f} measured "
-            f"({100 * row['error']:+.1f}%; {row['wall_seconds']:.3f} by the clock)"
+            f"{name}: {row['cpu_seconds']:.3f} s ({row['wall_seconds']:.3f} by the clock), {100 * row['utilisation']:.0f}% of "
+            f"the peak; predicted {errors}"
         )
 
 
@@ -177,13 +180,11 @@ def _times(steps: int) -> dict[str, Any]:
     names = [name for name in CASES if "," not in name]
     rows = {name: _alone(name, "time", steps) for name in names}
     peak = max(row.pop("peak") for row in rows.values())
-    for row in rows.values():
-        row["utilisation"] = row["flops"] / row["cpu_seconds"] / peak
-    calibrated = rows["tiny"]["utilisation"]
-    for row in rows.values():
-        row["predicted_cpu_seconds"] = row["flops"] / peak / calibrated
-        row["error"] = row["predicted_cpu_seconds"] / row["cpu_seconds"] - 1
-    return {"calibrated_on": "tiny", "peak": peak, "utilisation": calibrated, "steps": steps, "rows": rows}
+    shares = {name: row["flops"] / row["cpu_seconds"] / peak for name, row in rows.items()}
+    for name, row in rows.items():
+        row["utilisation"] = shares[name]
+        row["error"] = {calibrated: shares[name] / share - 1 for calibrated, share in shares.items()}
+    return {"peak": peak, "steps": steps, "rows": rows}
 
 
 def _alone(name: str, what: str, steps: int = 2) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files that are either whole or absent."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,6 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from nextvid.errors import UserError
+
+DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+@contextmanager
+def saying_where_disks_fail(folder: Path) -> Iterator[None]:
+    """A disk that is full or does not take what is written to ``folder`` is something that the user can mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAILS:
+            raise
+        raise UserError(
+            f"{error.filename or folder} could not be written ({error.strerror}); what was complete before still is. Make room "
+            "or mend the disk, and the same command goes on"
+        ) from error
 
 
 def sync(path: Path) -> None:

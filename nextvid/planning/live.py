@@ -75,7 +75,7 @@ def imagined(recipe: Recipe, stage: StageConfig, objective: Objective, clips: in
     ):
         objective.to_empty(device="cpu")
         eager = recipe.training.model_copy(update={"compile": False})
-        forward = spread(objective, eager, World(), torch.device("cpu"), always_used=True)
+        forward = spread(objective, eager, World(), torch.device("cpu"))
         objective.begin_stage(stage)
         shape = (clips, stage.frames, 3, stage.size, stage.size)
         yield forward, Batch(torch.zeros(shape, dtype=torch.uint8), list(range(clips)))

@@ -50,7 +50,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Retention:
-    """What is kept: the ``last`` checkpoints, those at multiples of ``every`` steps (0: none), and that of the best score."""
+    """What is kept: the ``last`` checkpoints, those at multiples of ``every`` steps (0: none), that of the best score, and, while
+    steps are bad, the last two that were saved after a good one, for the run to go back to.
+    """
 
     last: int
     every: int = 0
@@ -59,7 +61,9 @@ class Retention:
         """Those of ``checkpoints``, oldest first, that nothing keeps."""
         scores = {path: score for path in checkpoints if (score := score_of(path)) is not None}
         best = max(scores, key=lambda path: (scores[path], step_of(path)), default=None)
-        kept = {*checkpoints[-self.last :], best}
+        good = [path for path in checkpoints if not _state(path).get("bad_in_a_row")]
+        in_trouble = bool(checkpoints) and checkpoints[-1] not in good
+        kept = {*checkpoints[-self.last :], best, *(good[-2:] if in_trouble else [])}
         return [p for p in checkpoints if p not in kept and not (self.every and step_of(p) % self.every == 0)]
 
 
@@ -183,10 +187,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def score_of(checkpoint: Path) -> float | None:
     """What a probe read from a checkpoint, where one did."""
+    return _state(checkpoint).get("score")
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
     try:
-        return json.loads((checkpoint / STATE).read_text()).get("score")
+        return json.loads((checkpoint / STATE).read_text())
     except (OSError, ValueError):
-        return None
+        return {}
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -197,7 +205,8 @@ def remove_checkpoint(path: Path) -> None:
 
 def tidy(folder: Path) -> None:
     """Put a checkpoint that was complete but not yet in its place there, and delete what saves that were cut short left."""
-    for leftover in folder.glob(".step_*.tmp"):
+    newest_first = sorted(folder.glob(".step_*.tmp"), key=lambda path: path.name.endswith(".old.tmp"))
+    for leftover in newest_first:
         final = folder / leftover.name[1:].removesuffix(".tmp").removesuffix(".old")
         if (leftover / STATE).is_file() and not final.exists():
             os.rename(leftover, final)
@@ -206,6 +215,13 @@ def tidy(folder: Path) -> None:
     for path in folder.glob("step_*"):
         if path.is_dir() and not (path / STATE).is_file():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that it is no longer one; returns where it is now."""
+    aside = path.with_name(f"damaged_{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return path.rename(aside)
 
 
 def damage(path: Path, world: World | None = None) -> str | None:

@@ -4,8 +4,10 @@
 them to meet, the run stops with a sentence: it never goes on as one process in silence.
 """
 
-import itertools
+import json
 import os
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,20 +16,19 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from nextvid.errors import LostError, UserError
+from nextvid.errors import LostError, Stopped, UserError
 
 T = TypeVar("T")
-_meetings = itertools.count()
-"""A process that trains twice meets the others twice, in a place of its own each time."""
 
 WANTED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHERS = {"SLURM_NTASKS": "SLURM", "OMPI_COMM_WORLD_SIZE": "Open MPI", "PMI_SIZE": "MPI"}
 """Variables that say how many processes were started, by those who start them without saying where they meet."""
 MEETING = 300.0
 """Seconds within which all processes must have come, or fewer where ``training.timeout`` is less."""
+POLL = 0.05
 HOW = "start every machine with torchrun --nnodes M --nproc-per-node N … (docs/training.md)"
 
 
@@ -133,9 +134,11 @@ def world_of(timeout: float, device: Literal["auto", "cpu", "cuda"] = "auto") ->
     try:
         saving = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
         yield World(rank, ranks, local, saving)
+    except (AgreedError, Stopped):
+        dist.destroy_process_group()
+        raise
     except UserError as error:
-        if not isinstance(error, AgreedError):
-            error.rank = rank  # type: ignore[attr-defined]
+        error.rank = rank  # type: ignore[attr-defined]
         raise
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
@@ -144,8 +147,8 @@ def world_of(timeout: float, device: Literal["auto", "cpu", "cuda"] = "auto") ->
             f"rank {rank} has lost another process ({str(error).strip().splitlines()[0][:200]}); what that one said stands "
             "before or after this. The same command goes on from the last checkpoint"
         ) from None
-    finally:
-        dist.destroy_process_group()
+    # Only here and where all stop together: to end a group of NCCL while others compute is to wait for them.
+    dist.destroy_process_group()
 
 
 def place_of(environment: Any) -> tuple[int, int, int] | None:
@@ -172,12 +175,6 @@ def place_of(environment: Any) -> tuple[int, int, int] | None:
     return rank, ranks, _number(environment, "LOCAL_RANK", 0)
 
 
-def _place_of_meeting() -> str:
-    """A name in the store that nobody has used: processes that torchrun has started anew find one another, and not the dead."""
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return f"nextvid, attempt {attempt}, meeting {next(_meetings)}"
-
-
 def _number(environment: Any, name: str, otherwise: int | None = None) -> int:
     text = environment.get(name, otherwise)
     try:
@@ -191,17 +188,50 @@ def _meet(rank: int, ranks: int, timeout: float, cuda: bool) -> None:
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=seconds))))
-        store.set_timeout(timedelta(seconds=seconds))
+        token = agree(store, rank, ranks, seconds)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=PrefixStore(_place_of_meeting(), store),
+            store=PrefixStore(token, store),
             rank=rank,
             world_size=ranks,
             timeout=timedelta(seconds=timeout),
         )
-    except (dist.DistError, RuntimeError, ValueError) as error:
+    except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
         said = (str(error).strip().splitlines() or ["no message"])[0]
         raise UserError(
             f"rank {rank} of {ranks} could not meet the others at {where} within {seconds:g} s ({said}); check that all "
             f"processes were started, that MASTER_ADDR is a machine that all can reach, and that its port is free: {HOW}"
         ) from error
+
+
+def agree(store: Store, rank: int, ranks: int, seconds: float) -> str:
+    """A word that exactly the processes that are here now have in common.
+
+    ``torchrun`` keeps its store when it starts processes anew, and its agents do not count restarts alike, so that what the dead
+    have written there must not be taken for the living. Every process leaves a word of its own; the first one calls out a new
+    one together with all that it sees; who finds his own in it answers; with all answers there the word is good. Raises
+    ``TimeoutError`` naming who has not answered.
+    """
+    mine, word, until = uuid.uuid4().hex, uuid.uuid4().hex, time.monotonic() + seconds
+    store.set(f"here {rank}", mine)
+    while time.monotonic() < until:
+        if rank == 0:
+            present = {r: store.get(f"here {r}").decode() for r in range(ranks) if store.check([f"here {r}"])}
+            store.set("call", json.dumps({"word": word, "present": present}))
+        if store.check(["call"]):
+            call = json.loads(store.get("call"))
+            if call["present"].get(str(rank)) == mine:
+                store.set(f"answer {rank}", call["word"])
+                word = call["word"]
+        if rank == 0 and not _silent(store, word, ranks):
+            store.set(f"good {word}", "")
+        if store.check([f"good {word}"]):
+            return word
+        time.sleep(POLL)
+    silent = ", ".join(str(r) for r in _silent(store, word, ranks))
+    raise TimeoutError(f"no word of rank {silent}")
+
+
+def _silent(store: Store, word: str, ranks: int) -> list[int]:
+    """The processes that have not answered ``word``."""
+    return [r for r in range(ranks) if not store.check([f"answer {r}"]) or store.get(f"answer {r}").decode() != word]

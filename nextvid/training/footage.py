@@ -56,14 +56,14 @@ def keep_footage(mixtures: list[Mixture], run: Path) -> None:
     found = {
         source.name: source for mixture in mixtures for source in mixture.sources if isinstance(source, FootageSource)
     }
-    kept = {name: _kept(source.manifest, run, number) for number, (name, source) in enumerate(found.items())}
+    kept = {name: _kept(source.manifest, run) for name, source in found.items()}
     replace_json(run / FOOTAGE_FILE, {"format_version": FORMAT_VERSION, "sources": kept})
 
 
-def _kept(manifest: Manifest, run: Path, number: int) -> dict[str, Any]:
+def _kept(manifest: Manifest, run: Path) -> dict[str, Any]:
     path = manifest.path.absolute()
     if path.is_relative_to(cache_folder().absolute()):
-        path = run.absolute() / "footage" / f"{number}.parquet"
+        path = run.absolute() / "footage" / f"{manifest.digest[:16]}.parquet"
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
             replace_file(path, manifest.path.read_bytes())

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from nextvid.config import Recipe
@@ -35,12 +35,16 @@ def open_sinks(run: Run, recipe: Recipe, step: int) -> list[Sink]:
 
 @contextmanager
 def closing_all(sinks: list[Sink]) -> Iterator[None]:
-    """Close them at the end."""
+    """Close them at the end; what one cannot write then is not more than what went wrong before."""
     try:
         yield
-    finally:
+    except BaseException:
         for sink in sinks:
-            sink.close()
+            with suppress(OSError):
+                sink.close()
+        raise
+    for sink in sinks:
+        sink.close()
 
 
 def write_row(sinks: list[Sink], row: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from nextvid.data.footage import FootageSource
 from nextvid.data.loader import Batch, batches
 from nextvid.data.mixture import Mixture
 from nextvid.errors import Stopped, UserError
+from nextvid.files import saying_where_disks_fail
 from nextvid.training.checkpoint import (
     Checkpoints,
     Retention,
@@ -24,6 +25,7 @@ from nextvid.training.checkpoint import (
     read_part,
     read_progress,
     remove_checkpoint,
+    set_aside,
     state_tensors,
     step_of,
     tidy,
@@ -68,7 +70,8 @@ def pretrain(
     """
     with world_of(recipe.training.timeout, recipe.training.device) as world:
         console = (console or Console()) if world.first else Console(quiet=True)
-        return _pretrain(recipe, Run(out), until, console, world, allow)
+        with saying_where_disks_fail(out):
+            return _pretrain(recipe, Run(out), until, console, world, allow)
 
 
 def _pretrain(
@@ -90,13 +93,13 @@ def _pretrain(
     with world.together():
         if world.first:
             run.open(recipe)
-            keep_footage(mixtures, run.path)
     with world.together():
         if not (run.path / "recipe.yaml").is_file():
             raise UserError(f"{run.path} is not seen here: --out must lie on storage that all machines share")
         trainer = build_trainer(recipe, world, objective)
     checkpoint = _resume(trainer, run, console)
     if world.first:
+        keep_footage(mixtures, run.path)
         _say_changes(run, recipe, changes, trainer.progress.step, console)
         run.write_environment(trainer.device, world.ranks)
     warn_of_slow_half(recipe.training.precision, trainer.device, console)
@@ -170,7 +173,8 @@ class Session:
 
     def _train_on(self, end: int) -> None:
         trainer, progress, training = self.trainer, self.trainer.progress, self.trainer.recipe.training
-        sinks = open_sinks(self.run, trainer.recipe, progress.step) if self.world.first else []
+        with self.world.together():
+            sinks = open_sinks(self.run, trainer.recipe, progress.step) if self.world.first else []
         rows, started, stopped = Rows(trainer, self.console), time.monotonic() - progress.seconds, 0
         with (
             Display(self.console, end, progress.step) as display,
@@ -254,10 +258,11 @@ def _resume(trainer: Trainer, run: Run, console: Console) -> Path | None:
     if world.first:
         tidy(run.checkpoints)
     trainer.rollbacks = world.gather(read_rollbacks(run.path))[0]
-    found, listed = None, world.gather(list_checkpoints(run.checkpoints))[0]
+    found, damaged, listed = None, [], world.gather(list_checkpoints(run.checkpoints))[0]
     for checkpoint in reversed(listed):
         wrong = damage(checkpoint, world)
         if wrong:
+            damaged.append(checkpoint)
             console.print(f"[yellow]{checkpoint} is damaged ({wrong}); going back to the one before")
             continue
         with world.together():
@@ -272,7 +277,14 @@ def _resume(trainer: Trainer, run: Run, console: Console) -> Path | None:
                 f"all checkpoints of {run.path} are damaged, and it began from {trainer.recipe.init.origin}; remove "
                 f"{run.checkpoints}, and the same command begins from there again"
             )
+        if trainer.progress.step > trainer.recipe.steps:
+            raise UserError(
+                f"{found} has {trainer.progress.step} steps behind it, and the recipe has {trainer.recipe.steps} in all; use a "
+                "recipe with more, or another --out with init"
+            )
     if world.first:
+        for path in damaged:  # where it stands, what is saved from now on would count as older
+            console.print(f"it is {set_aside(path)} from now on", highlight=False)
         run.rewind_metrics(trainer.progress.step)
     return found
 
@@ -283,6 +295,8 @@ def _roll_back(trainer: Trainer, run: Run, why: str, console: Console) -> None:
     advice = "lower the learning rates, or set training.precision=float32"
     listed = world.gather(list_checkpoints(run.checkpoints))[0]
     good = [c for c in listed if damage(c, world) is None and read_progress(c).bad_in_a_row == 0]
+    # From right before the first bad step on, whatever the rates, that step would be the same again.
+    good = [c for c in good if step_of(c) < step - trainer.progress.bad_in_a_row] or good
     with world.together():
         if not good:
             raise UserError(f"{why} up to step {step}, and there is no good checkpoint to go back to; {advice}")
@@ -294,9 +308,10 @@ def _roll_back(trainer: Trainer, run: Run, why: str, console: Console) -> None:
     back = Rollback(step=step, to=step_of(good[-1]), scale=training.lr_after_rollback)
     trainer.rollbacks.append(back)
     if world.first:
-        write_rollbacks(run.path, trainer.rollbacks)
+        # In this order: a kill in between leads to the same divergence, and back here.
         for later in [c for c in listed if step_of(c) > back.to]:
             remove_checkpoint(later)
+        write_rollbacks(run.path, trainer.rollbacks)
         run.rewind_metrics(back.to)
     console.print(
         f"[yellow]{why} up to step {step}: going back to {good[-1]}, and on from there with learning rates times "

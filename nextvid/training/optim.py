@@ -35,11 +35,15 @@ def set_learning_rates(optimiser: torch.optim.Optimizer, lr: dict[str, float]) -
 
 
 def gradient_norms(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The gradient's norm by part, over all shards of it."""
+    """The gradient's norm by part, over all shards of it; 0 where a part took no part in the step."""
     gradients: dict[str, list[Tensor]] = {}
     for group in optimiser.param_groups:
         gradients.setdefault(group["part"], []).extend(p.grad for p in group["params"] if p.grad is not None)
-    return {part: _whole(nn.utils.get_total_norm(found)) for part, found in gradients.items()}
+    device = optimiser.param_groups[0]["params"][0].device
+    return {
+        part: _whole(nn.utils.get_total_norm(found)) if found else torch.zeros((), device=device)
+        for part, found in gradients.items()
+    }
 
 
 def clip_gradients(optimiser: torch.optim.Optimizer, norms: dict[str, Tensor], at_most: float) -> float:

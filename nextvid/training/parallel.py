@@ -21,19 +21,15 @@ from nextvid.training.distributed import World
 
 # Nothing here changes what a block returns in place.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
 
 Forward = Callable[[Batch, dict[str, float]], Losses]
 SHAPES = 64
 """Kinds of input that a compiled block may meet: masks, the whole clip, each of them in every stage."""
 
 
-def spread(
-    objective: Objective, config: TrainingConfig, world: World, device: torch.device, always_used: bool
-) -> Forward:
-    """Apply what ``config`` asks for to ``objective``, in place; returns what to call in its stead.
-
-    ``always_used``: every parameter takes part in every step.
-    """
+def spread(objective: Objective, config: TrainingConfig, world: World, device: torch.device) -> Forward:
+    """Apply what ``config`` asks for to ``objective``, in place; returns what to call in its stead."""
     if config.compile:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
         _wrap_forwards(objective, lambda forward: torch.compile(forward, dynamic=False))
@@ -44,11 +40,13 @@ def spread(
     if config.parallel == "fsdp":
         _shard(objective, config, device)
         return objective
+    # Looking for unused parameters serves losses of weight 0, and keeps DDP from laying out its buckets anew after the first
+    # step: a run that goes on would then add up in another order than one that was not interrupted.
     return DistributedDataParallel(
         objective,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        find_unused_parameters=not always_used,
+        find_unused_parameters=True,
     )
 
 

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ from nextvid.training.device import processor_name
 
 FORMAT_VERSION = 1
 CHANGES = "recipe_changes.jsonl"
+LET_GO = 2.0
+"""Seconds within which the loader's workers of a run that was killed have let go of the folder."""
 SPEED_ONLY = re.compile(
     r"data\.(workers|timeout)|stages\[\d+\]\.micro_batch|"
     r"training\.(threads|device|parallel|timeout|activation_checkpointing|compile|checkpoint_every|keep_\w+|wandb)"
@@ -50,7 +53,7 @@ class Run:
             raise UserError(f"{self.path} is a file; --out needs a folder")
         if stored.is_file():
             return self._changes(recipe, stored, allow)
-        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+        if self.path.is_dir() and any(p.name != ".lock" and not _is_leftover(p) for p in self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run (no recipe.yaml); choose another --out")
         return []
 
@@ -58,6 +61,8 @@ class Run:
         """Create the folder where there is none, and hold it. Raises ``UserError`` where another process does."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
+        for path in filter(_is_leftover, list(self.path.iterdir())):
+            path.unlink()
         if not (self.path / "recipe.yaml").is_file():
             replace_file(self.path / "recipe.yaml", save_recipe(recipe).encode())
 
@@ -81,10 +86,16 @@ class Run:
 
     def _lock(self) -> None:
         self._held = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{self.path} is in use by another process; wait for it or choose another --out") from error
+        until = time.monotonic() + LET_GO
+        while True:
+            try:
+                return fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"{self.path} is in use by another process; wait for it or choose another --out"
+                    ) from error
+                time.sleep(0.1)
 
     def write_environment(self, device: torch.device, processes: int = 1) -> None:
         """What the run ran on, for whoever repeats it."""
@@ -143,6 +154,11 @@ class Run:
             merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
         replace_json(file, merged)
         return merged
+
+
+def _is_leftover(path: Path) -> bool:
+    """What a kill has left of a file that was being written (:mod:`nextvid.files`)."""
+    return path.name.startswith(".") and path.name.endswith(".tmp") and path.is_file()
 
 
 def encoder_config(objective: Objective, recipe: Recipe, step: int) -> dict[str, Any]:

@@ -79,8 +79,7 @@ def build_trainer(recipe: Recipe, world: World | None = None, objective: Objecti
     schedule = schedule_of(recipe, list(objective.parts()))
     device = device_of(recipe.training.device, world.local_rank)
     objective.to(device)
-    always_used = all(bool((values > 0).all()) for values in schedule.weights.values())
-    forward = spread(objective, recipe.training, world, device, always_used)
+    forward = spread(objective, recipe.training, world, device)
     optimiser = build_optimiser(objective, recipe.training)
     return Trainer(objective, forward, optimiser, schedule, recipe, world, device)
 

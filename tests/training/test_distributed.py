@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from together import shared_recipe
+from torch.distributed import FileStore
 
 from nextvid.config import save_recipe
 from nextvid.errors import UserError
 from nextvid.training import loop
 from nextvid.training.checkpoint import damage, each_tensor, list_checkpoints, step_of
-from nextvid.training.distributed import World, place_of
+from nextvid.training.distributed import World, agree, place_of
 from nextvid.training.trainer import check_batches
 
 HERE = Path(__file__).parent
@@ -30,8 +32,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess:
-    command = [*TORCHRUN, "--nproc-per-node=2", *arguments]
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess:
+    command = [*TORCHRUN, f"--nproc-per-node={processes}", *arguments]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
@@ -95,6 +97,17 @@ def test_two_processes_train_what_one_does(runs: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_interrupted_they_end_with_the_same_bits(runs: Path, name: str) -> None:
     assert_equal(runs / name, runs / f"{name}_parts")
+
+
+@pytest.mark.slow
+def test_three_end_with_the_same_bits(tmp_path: Path) -> None:
+    """With two, a + b is b + a whatever the order."""
+    plans = [
+        [str(tmp_path / name), until, {"batch": 3}] for name, until in (("whole", None), ("parts", 5), ("parts", None))
+    ]
+    done = torchrun(str(HERE / "together.py"), json.dumps(plans), processes=3)
+    assert done.returncode == 0, done.stderr
+    assert_equal(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("name", ["to_one", "from_one"])
@@ -168,6 +181,23 @@ def test_a_meeting_that_nobody_comes_to_ends_with_a_sentence(tmp_path: Path, mon
     with pytest.raises(UserError, match=r"rank 1 of 2 could not meet the others at 127.0.0.1:9 within 1 s"):
         loop.pretrain(shared_recipe(timeout=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_living_find_one_another_where_the_dead_have_written(tmp_path: Path) -> None:
+    """Of the words in a store that outlives processes only those of the present ones count."""
+    store = FileStore(str(tmp_path / "store"), 2)
+    for name, value in {"here 0": "old", "here 1": "older", "answer 1": "old word", "good old word": ""}.items():
+        store.set(name, value)
+    store.set("call", json.dumps({"word": "old word", "present": {"0": "old", "1": "older"}}))
+    for _ in range(2):  # and again, as after another restart
+        with ThreadPoolExecutor() as pool:
+            words = list(pool.map(lambda rank: agree(FileStore(str(tmp_path / "store"), 2), rank, 2, 20.0), range(2)))
+        assert words[0] == words[1] != "old word"
+
+
+def test_who_does_not_come_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError, match="no word of rank 1"):
+        agree(FileStore(str(tmp_path / "store"), 2), 0, 2, 0.3)
 
 
 def test_batches_that_do_not_divide_are_refused_with_what_would() -> None:

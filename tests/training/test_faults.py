@@ -113,6 +113,38 @@ def test_killed_after_going_back_it_goes_on_with_the_smaller_rates(
     assert_equal_runs(tmp_path / "run", tmp_path / "killed")
 
 
+def test_killed_before_the_rollback_was_written_it_diverges_and_goes_back_again_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_with(bad_steps=3, keep_checkpoints=3)
+    poison(monkeypatch, {6, 7, 8})
+    loop.pretrain(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    shutil.copytree(tmp_path / "run", tmp_path / "killed", ignore=shutil.ignore_patterns("step_12", "rollbacks.json"))
+    shutil.rmtree(tmp_path / "killed/checkpoints/step_8")
+    poison(monkeypatch, {2, 3, 4})  # the same steps: it goes on from step 4
+    loop.pretrain(recipe, tmp_path / "killed")
+    assert_equal_runs(tmp_path / "run", tmp_path / "killed")
+
+
+def test_saves_among_bad_steps_do_not_push_out_the_good_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, {6, 7, 8})
+    recipe = recipe_with(bad_steps=3, checkpoint_every=1, keep_checkpoints=1)
+    loop.pretrain(recipe, tmp_path / "run")
+    (back,) = read_rollbacks(tmp_path / "run")
+    assert back.to == 6  # nothing before it was kept
+
+
+def test_a_run_goes_back_to_before_the_step_that_led_to_the_first_bad_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From right before it, it would be the same again."""
+    poison(monkeypatch, {8, 9, 10})
+    loop.pretrain(recipe_with(bad_steps=3), tmp_path / "run")
+    (back,) = read_rollbacks(tmp_path / "run")
+    assert back == Rollback(step=11, to=4, scale=0.5)
+
+
 def test_going_back_again_and_again_ends_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, set(range(6, 1000)))
     with pytest.raises(UserError, match=r"after 2 times of going back .* lower the learning rates.*step_4 is good"):
@@ -181,6 +213,37 @@ def test_what_changes_speed_alone_may_change(whole: Path, tmp_path: Path) -> Non
     data = recipe.data.model_copy(update={"workers": 1})
     loop.pretrain(recipe.model_copy(update={"data": data}), run)
     assert_equal_runs(whole, run)
+
+
+def test_damaged_checkpoints_do_not_push_out_what_is_saved_after(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for name in ("step_8", "step_12"):
+        (run / "checkpoints" / name / "__0_0.distcp").write_bytes(b"")
+    loop.pretrain(nano_recipe(), run, until=5)
+    assert [p.name for p in list_checkpoints(run / "checkpoints")] == ["step_4", "step_5"]
+    assert (run / "checkpoints/damaged_step_12").is_dir()
+    loop.pretrain(nano_recipe(), run)
+    assert_equal_runs(whole, run)
+
+
+def test_a_recipe_with_fewer_steps_than_are_done_is_refused(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    recipe = nano_recipe()
+    with pytest.raises(UserError, match="12 steps behind it, and the recipe has 6 in all"):
+        loop.pretrain(recipe.model_copy(update={"stages": recipe.stages[:1]}), run, allow=True)
+    loop.pretrain(recipe, run)  # nothing has changed
+
+
+def test_killed_while_the_first_file_was_written_the_folder_is_still_a_runs(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").touch()
+    (run / ".recipe.yaml.17.tmp").write_text("version: ")
+    loop.pretrain(nano_recipe(), run)
+    assert_equal_runs(whole, run)
+    assert not list(run.glob(".*.tmp"))
 
 
 def test_a_checkpoint_of_format_1_is_gone_on_with_and_the_next_has_the_present_one(whole: Path, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from nextvid.config import Recipe, parse_recipe
 from nextvid.training import loop
 
 
-def shared_recipe(micro_batch: int | None = None, **training: object) -> Recipe:
+def shared_recipe(micro_batch: int | None = None, batch: int = 4, **training: object) -> Recipe:
     """The nano recipe with batches that two processes can share."""
     raw = nano_recipe().model_dump(mode="json")
-    stages = [{**stage, "batch": 4, "micro_batch": micro_batch} for stage in raw["stages"]]
+    stages = [{**stage, "batch": batch, "micro_batch": micro_batch} for stage in raw["stages"]]
     return parse_recipe({**raw, "stages": stages, "training": {**raw["training"], **training}}, "nano")
 
 
