@@ -21,7 +21,6 @@ from nextvid.training.distributed import World
 
 # Nothing here changes what a block returns in place.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
 
 Forward = Callable[[Batch, dict[str, float]], Losses]
 SHAPES = 64
