@@ -255,7 +255,8 @@ def positions_only_loss(features: PredictedTokens) -> float:
 def copying(z: PredictedTokens, reference: PredictedTokens) -> float:
     """How much farther the predictions are from the frames that they predict than from the frames before those.
 
-    Below 1 they are nearer to what they should be; above, they repeat what was there. For frames from the third on.
+    Near 1 where not all change can be foreseen; a copy of the frame before, but for an error e, of frames d apart has
+    1 + d²/e². For frames from the third on.
     """
     ahead = functional.mse_loss(z[:, 1:].float(), reference[:, 1:])
     return (ahead / functional.mse_loss(z[:, 1:].float(), reference[:, :-1])).item()

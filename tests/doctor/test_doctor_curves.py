@@ -102,17 +102,17 @@ def test_the_alarms_of_training_are_the_doctors() -> None:
 
 
 def test_predictions_that_repeat_the_frame_before_are_named_copying_with_what_to_do() -> None:
-    rows = make_rows(copying=lambda done: 0.8 + 0.4 * (done > 0.85))
+    rows = make_rows(copying=lambda done: 0.8 + 2.0 * (done > 0.85))
     check = curves.check_copying(rows)
     assert check.state == "note"
-    assert check.found.startswith("copying: copying is 1.")
+    assert check.found.startswith("copying: copying is 2.")
     assert "footage that moves more" in check.mend
 
 
 def test_a_few_rows_of_copying_are_none() -> None:
     rows = make_rows(copying=lambda _: 0.8)
     for row in rows[-4:]:
-        row["copying"] = 2.0
+        row["copying"] = 3.0
     assert curves.check_copying(rows).state == "ok"
     assert "rows of this run have no copying" in curves.check_copying(make_rows(loss=falls)).found
 

@@ -41,9 +41,9 @@ def test_one_clip_has_no_spread_and_no_rival() -> None:
     [
         ({"feature_spread": 0.01, "effective_rank": 5.0}, {"collapse"}),
         ({"feature_spread": 0.5, "effective_rank": 1.2}, {"collapse"}),
-        ({"feature_spread": 0.5, "effective_rank": 5.0, "copying": 1.2}, {"copying"}),
-        ({"feature_spread": 0.01, "copying": 1.2}, {"collapse", "copying"}),
-        ({"feature_spread": 0.5, "effective_rank": 5.0, "copying": 0.9}, set()),
+        ({"feature_spread": 0.5, "effective_rank": 5.0, "copying": 2.5}, {"copying"}),
+        ({"feature_spread": 0.01, "copying": 2.5}, {"collapse", "copying"}),
+        ({"feature_spread": 0.5, "effective_rank": 5.0, "copying": 1.1}, set()),
         ({"loss": 1.0}, set()),
     ],
 )
