@@ -34,8 +34,8 @@ BY_PART = ("grad_norms", "lr")
 LOGARITHMIC = ("grad_norm", "grad_norms")
 NOW_AND_THEN = ("probe",)
 SKIPPED = "skipped steps"
-COPIES = 2.0
-"""From this ``copying`` on, predictions repeat the frame before (``training.health.COPIED``)."""
+COPIES = 1.0
+"""Near this ``copying`` a healthy run stands."""
 
 Band = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Steps, and the lowest and highest value that is healthy there."""
@@ -174,7 +174,7 @@ def _fit_axis(axes: Axes, key: str, values: np.ndarray) -> None:
     if key.endswith(SKILL):
         _limit(axes, values)
         axes.axhline(0, color=INK, linewidth=0.8)
-    if key == "copying" and np.nanmax(values) > (1 + COPIES) / 2:
+    if key == "copying":
         axes.axhline(COPIES, color=INK, linewidth=0.8)
     if key in LOGARITHMIC and (values > 0).any():
         axes.set_yscale("log", nonpositive="mask")
