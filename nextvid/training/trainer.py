@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nextvid.config import Recipe
 from nextvid.data.loader import Batch, BatchPlan, batches
@@ -112,11 +113,13 @@ def train_step(trainer: Trainer, batch: Batch, clock: Clock | None = None) -> St
     stage = trainer.schedule.stage_of(step)
     objective.begin_stage(stage)
     trainer.optimiser.zero_grad(set_to_none=True)
-    parts = _micro_batches(trainer, batch, stage)
-    found = [_pass(trainer, part, len(parts), number == len(parts) - 1, clock) for number, part in enumerate(parts)]
+    parts, found = _micro_batches(trainer, batch, stage), []
+    for number, part in enumerate(parts, start=1):
+        losses = _pass(trainer, part, len(parts), number == len(parts), clock)
+        found.append(torch.stack([losses.total, *losses.terms.values()]).detach())
     with timed(clock, "optimiser"):
         norms = gradient_norms(trainer.optimiser)
-        figures = _over_processes(trainer.world, found)
+        figures = _over_processes(trainer.world, list(losses.terms), found)
         figures["grad_norm"] = clip_gradients(trainer.optimiser, norms, trainer.recipe.training.clip_norm)
         bad = not all(math.isfinite(value) for value in figures.values())
         if not bad:
@@ -125,7 +128,7 @@ def train_step(trainer: Trainer, batch: Batch, clock: Clock | None = None) -> St
     if not bad:
         with timed(clock, "EMA"):
             objective.after_step(step)
-    return StepResult(found[-1], figures, {part: norm.item() for part, norm in norms.items()}, bad)
+    return StepResult(losses, figures, {part: norm.item() for part, norm in norms.items()}, bad)
 
 
 def _pass(trainer: Trainer, part: Batch, parts: int, last: bool, clock: Clock | None) -> Losses:
@@ -139,11 +142,10 @@ def _pass(trainer: Trainer, part: Batch, parts: int, last: bool, clock: Clock | 
     return losses
 
 
-def _over_processes(world: World, found: list[Losses]) -> dict[str, float]:
-    """The mean of each loss over micro batches and processes."""
-    tensors = [torch.stack([losses.total, *losses.terms.values()]).detach() for losses in found]
-    here = torch.stack(tensors).double().mean(dim=0).tolist()
-    return dict(zip(("loss", *found[0].terms), world.mean(here), strict=True))
+def _over_processes(world: World, terms: list[str], found: list[Tensor]) -> dict[str, float]:
+    """The mean of the loss and of each of its ``terms`` over micro batches and processes."""
+    here = torch.stack(found).double().mean(dim=0).tolist()
+    return dict(zip(("loss", *terms), world.mean(here), strict=True))
 
 
 def _autocast(trainer: Trainer) -> AbstractContextManager[Any]:
