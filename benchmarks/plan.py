@@ -29,6 +29,7 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+import nextvid
 from nextvid.config import Recipe, load_recipe
 from nextvid.data.loader import Batch
 from nextvid.files import read_json, replace_json
@@ -43,6 +44,7 @@ from nextvid.training.trainer import build_trainer, train_step
 
 FORMAT_VERSION = 1
 OUT = Path(__file__).parent / "results" / "plan.json"
+MEASURED = Path(nextvid.__file__).parent / "planning" / "measured.json"
 COMMON = ["training.precision=float32", "training.compile=false", "training.threads=1", "training.device=cpu"]
 LAST, FSDP, DDP = "the last stage", "training.parallel=fsdp", "training.parallel=ddp"
 CASES = {
@@ -91,7 +93,26 @@ def main() -> None:
     if "time" in arguments.parts:
         found["time"] = _times(arguments.steps)
     replace_json(arguments.out, found)
+    if {"memory", "time"} <= found.keys() and arguments.out == OUT:
+        replace_json(MEASURED, errors_of(found))
     _show(found)
+
+
+def errors_of(found: dict[str, Any]) -> dict[str, Any]:
+    """How far plans were from what was measured, as ``nextvid plan`` says it: the least and the most of each error."""
+    memory = found["memory"].values()
+    times = [row["error"][calibrated] for row in found["time"]["rows"].values() for calibrated in row["error"]]
+    errors = {
+        "memory_to_allocated": [case["error_to_allocated"] for case in memory],
+        "memory_to_resident": [case["error_to_resident"] for case in memory],
+        "time": times,
+    }
+    return {
+        "format_version": FORMAT_VERSION,
+        "machine": found["machine"],
+        "recipes": list(found["time"]["rows"]),
+        "errors": {name: [min(values), max(values)] for name, values in errors.items()},
+    }
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What ``nextvid plan`` says, as one mapping."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.progress import track
 
 from nextvid.config import Recipe
 from nextvid.errors import UserError
+from nextvid.files import read_json
 from nextvid.objectives import Objective
 from nextvid.planning.disk import disk_of
 from nextvid.planning.live import Trace, trace_of
@@ -20,6 +22,8 @@ from nextvid.training.stages import schedule_of
 from nextvid.training.trainer import check_batches
 
 FORMAT_VERSION = 1
+MEASURED = Path(__file__).parent / "measured.json"
+"""How far such plans were from measured steps: written by ``benchmarks/plan.py``."""
 SEARCHED = 4
 """Numbers of devices up to so many times the asked one are tried for one that works."""
 
@@ -72,6 +76,7 @@ def plan(recipe: Recipe, offer: Offer, console: Console) -> dict[str, Any]:
         "parameters": _of_parameters(objective),
         "stages": stages,
         "total": _of_totals(work, speed, offer.price),
+        "measured": read_json(MEASURED),
         "disk": {
             "checkpoint_bytes": disk.checkpoint,
             "encoder_bytes": disk.export,

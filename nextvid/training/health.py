@@ -14,8 +14,9 @@ Features = Float[Tensor, "batch latent_frames places width"]
 LEAST_SPREAD, ONE_DIRECTION = 0.02, 1.5
 """Features that differ by less from clip to clip, or use fewer directions, have collapsed."""
 COPIED = 2.0
-"""From this ``copying`` on, predictions are nearer to the frame before than that frame is to the one that they predict: if they are
-a copy but for an error e, and the frames are d apart, it is 1 + d²/e². Healthy runs, which cannot foresee everything, stand near 1.
+"""From this ``copying`` on, predictions are nearer to the frame before than that frame is to the one that they predict.
+
+A copy but for an error e, of frames that are d apart, has 1 + d²/e². Healthy runs, which cannot foresee everything, stand near 1.
 """
 
 
@@ -46,8 +47,8 @@ def alarms(row: dict[str, Any]) -> dict[str, str]:
         found["collapse"] = f"effective_rank is {rank:.3g}: features use one direction only. {_AGAINST_COLLAPSE}"
     if copied is not None and copied > COPIED:
         found["copying"] = (
-            f"copying is {copied:.3g}: predictions repeat the frame before, which they are nearer to than it is to the frame that "
-            "they predict. Use footage that moves more or fewer frames a second, or hide more of each frame"
+            f"copying is {copied:.3g}: predictions repeat the frame before, and are nearer to it than it is to the frame "
+            "that they predict. Use footage that moves more or fewer frames a second, or hide more of each frame"
         )
     return found
 
