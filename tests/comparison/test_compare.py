@@ -167,7 +167,7 @@ def test_the_page_holds_the_table_the_curves_and_the_differences_and_needs_nothi
     page = out.read_text()
     score = found["runs"][1]["probes"]["moving-sprites/plain/motion"]
     assert f"{100 * score['top1']:.1f} ({100 * score['ci95'][0]:.1f}–{100 * score['ci95'][1]:.1f})" in page
-    assert page.count("<svg") == 9
+    assert page.count("<svg") == 11
     for words in ("reconstruction: skill", "alignment: skill", "objective.predictor.depth", "ours", "control"):
         assert words in page
     found_in_page = references(page)

@@ -40,7 +40,7 @@ def test_a_run_is_drawn_on_clips_that_follow_those_it_was_trained_on(run: Path) 
     trained = [
         mixture.sample(number, show.BatchPlan(0, 1, last.frames, last.fps, last.size).spec) for number in range(12)
     ]
-    assert clips.shape == (5, 8, 3, 16, 16)
+    assert clips.shape == (5, last.frames, 3, 16, 16)
     assert not any(torch.equal(clip, sample.frames) for clip in clips for sample in trained)
 
 
@@ -75,7 +75,7 @@ def test_feature_maps_give_one_colour_to_one_feature_and_tell_two_apart() -> Non
 
 
 def test_the_mask_that_is_shown_is_the_last_that_hides_something() -> None:
-    masks = ["stages.1.masks=[{blocks: 3}, {blocks: 5}]", "stages.2.masks=[{blocks: 0}]"]
+    masks = ["stages.2.masks=[{blocks: 3}, {blocks: 5}]", "stages.3.masks=[{blocks: 0}]"]
     assert show._shown_mask(load_recipe("tiny", masks)).blocks == 3
     assert show._shown_mask(load_recipe("tiny", ["stages.*.masks=[{blocks: 0}]"])).blocks == 0
 

@@ -269,6 +269,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_sharded_moments_are_those_of_one_process(sharded: Path) -> None:
     for prefix in ("model.", OPTIMISER):
         alone, fsdp = (read_part(sharded / name / "checkpoints/step_1", prefix) for name in ("alone", "fsdp"))
@@ -279,6 +280,7 @@ def test_sharded_moments_are_those_of_one_process(sharded: Path) -> None:
     assert json.loads((sharded / "fsdp/init.json").read_text()) == json.loads((sharded / "alone/init.json").read_text())
 
 
+@pytest.mark.slow
 def test_what_two_processes_saved_is_one_file(sharded: Path, tmp_path: Path) -> None:
     export_run(sharded / "fsdp", tmp_path / "a.safetensors", None, "float32", False, QUIET)
     saved, there = load_file(tmp_path / "a.safetensors"), read_part(sharded / "fsdp/checkpoints/step_1")
