@@ -141,6 +141,14 @@ class Recipe(Strict):
         """The number of the stage with the most steps."""
         return max(range(len(self.stages)), key=lambda number: self.stages[number].steps)
 
+    @property
+    def main_stage(self) -> StageConfig:
+        """The stage with the most steps: clips of its form are what an encoder is read with and what is drawn.
+
+        A cool-down on longer clips does not change that, as in the paper (tables 8 and 10).
+        """
+        return self.stages[self.longest_stage]
+
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe of a YAML file, or of a packaged name such as ``tiny``, with ``key.sub=value`` overrides on top."""

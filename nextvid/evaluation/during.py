@@ -19,13 +19,13 @@ from nextvid.training.trainer import Trainer
 class Watcher:
     """Probes the encoder that ``nextvid.load`` would give, on clips that are held out of the benchmark's train split.
 
-    The clips have the form of the longest stage's, as in any probe, so that figures of all stages compare; they are rendered
+    The clips have the form of the main stage's, as in any probe, so that figures of all stages compare; they are rendered
     once.
     """
 
     def __init__(self, config: WatchConfig, recipe: Recipe) -> None:
         """Raises ``UserError`` for an unknown benchmark or level."""
-        main = recipe.stages[recipe.longest_stage]
+        main = recipe.main_stage
         self._clips = benchmarks.load(
             config.benchmark, config.level or default_level(config.benchmark), "train", config.clips
         )

@@ -66,13 +66,13 @@ def _draw_run(out: Path) -> tuple[dict[str, Any] | None, Pictures]:
 
 
 def further_clips(recipe: Recipe, mixture: Mixture, clips: int, times: int = 1) -> Clips:
-    """Clips of the last stage's sources, ``times`` as long, by the numbers that follow the last one trained on.
+    """Clips of the main stage's form, ``times`` as long, by the numbers that follow the last one trained on.
 
     They are new draws of file, time and crop, from the files that were trained on.
     """
-    last = recipe.stages[-1]
+    main = recipe.main_stage
     first = sum(stage.steps * stage.batch for stage in recipe.stages)
-    return make_batch(mixture, BatchPlan(first, clips, times * last.frames, last.fps, last.size)).frames
+    return make_batch(mixture, BatchPlan(first, clips, times * main.frames, main.fps, main.size)).frames
 
 
 def _clips_to_roll(recipe: Recipe, mixture: Mixture) -> Clips:
@@ -107,7 +107,7 @@ def _show_next_frames(
 ) -> tuple[dict[str, Any], Pictures]:
     tubelet = recipe.encoder.tubelet
     drawn = draw_next_frames(objective, clips)
-    latent = recipe.stages[-1].frames // tubelet
+    latent = recipe.main_stage.frames // tubelet
     context = max(1, longer.shape[1] // tubelet // 2) * tubelet
     rolled = roll_out(objective, longer, context, window=max(1, latent - 1))
     found = {**figures(drawn), "rollout": roll_out_figures(rolled, tubelet)}

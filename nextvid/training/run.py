@@ -162,11 +162,8 @@ def _is_leftover(path: Path) -> bool:
 
 
 def encoder_config(objective: Objective, recipe: Recipe, step: int) -> dict[str, Any]:
-    """What a weights file says of its encoders: their shape, and the clips that they were trained on for longest.
-
-    A cool-down on longer clips does not change which clips the encoder is read with, as in the paper (tables 8 and 10).
-    """
-    main = recipe.stages[recipe.longest_stage]
+    """What a weights file says of its encoders: their shape, and the clips that they are to be read with."""
+    main = recipe.main_stage
     return {
         "format_version": FORMAT_VERSION,
         "encoder": asdict(recipe.encoder),

@@ -18,7 +18,7 @@ RECIPE = load_recipe(
     [
         "data.workers=0",
         "data.sources=[{builtin: film}, {builtin: film-pictures}]",
-        *(f"stages.{i}.steps=1" for i in range(3)),
+        "stages.*.steps=1",
         "stages.*.batch=4",
         "stages.*.size=16",
         "training.threads=1",
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_is_drawn_on_clips_that_follow_those_it_was_trained_on(run: Path) -> None:
     mixture = build_mixtures(RECIPE, run, Console(quiet=True))[-1]
     clips = further_clips(RECIPE, mixture, 5)
-    last = RECIPE.stages[-1]
+    last = RECIPE.main_stage
     trained = [
         mixture.sample(number, show.BatchPlan(0, 1, last.frames, last.fps, last.size).spec) for number in range(12)
     ]
