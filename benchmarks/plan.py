@@ -94,12 +94,12 @@ def main() -> None:
         found["time"] = _times(arguments.steps)
     replace_json(arguments.out, found)
     if {"memory", "time"} <= found.keys() and arguments.out == OUT:
-        replace_json(MEASURED, errors_of(found))
+        replace_json(MEASURED, measured_of(found))
     _show(found)
 
 
-def errors_of(found: dict[str, Any]) -> dict[str, Any]:
-    """How far plans were from what was measured, as ``nextvid plan`` says it: the least and the most of each error."""
+def measured_of(found: dict[str, Any]) -> dict[str, Any]:
+    """What was measured and ``nextvid plan`` says: the share of the peak by recipe, the least and the most of each error."""
     memory = found["memory"].values()
     times = [row["error"][calibrated] for row in found["time"]["rows"].values() for calibrated in row["error"]]
     errors = {
@@ -110,7 +110,7 @@ def errors_of(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "machine": found["machine"],
-        "recipes": list(found["time"]["rows"]),
+        "utilisation": {name: row["utilisation"] for name, row in found["time"]["rows"].items()},
         "errors": {name: [min(values), max(values)] for name, values in errors.items()},
     }
 

@@ -312,9 +312,8 @@ def main() -> None:
     # Threads that spin at a barrier while another process holds their core make a step many times slower; threads that
     # sleep at once make every step slower. A short spin has neither fault. Read when torch is imported, so set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    if (
-        "RANK" in os.environ
-    ):  # every process would be told that it need not look for unused parameters (training/parallel.py)
+    if "RANK" in os.environ:
+        # Every process would be told that it need not look for unused parameters (training/parallel.py).
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()

@@ -1,7 +1,6 @@
 """What ``nextvid plan`` says, as one mapping."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from nextvid.files import read_json
 from nextvid.objectives import Objective
 from nextvid.planning.disk import disk_of
 from nextvid.planning.live import Trace, trace_of
-from nextvid.planning.machines import Machine, machine_of, with_utilisation
+from nextvid.planning.machines import MEASURED, Machine, machine_of, with_utilisation
 from nextvid.planning.memory import RESERVE, Held, clips_of, gradients_stay, held_by, largest_micro_batch, peak_of
 from nextvid.planning.time import Speed, speed_of
 from nextvid.planning.work import StageWork, parts_of, skeleton, work_of
@@ -22,8 +21,6 @@ from nextvid.training.stages import schedule_of
 from nextvid.training.trainer import check_batches
 
 FORMAT_VERSION = 1
-MEASURED = Path(__file__).parent / "measured.json"
-"""How far such plans were from measured steps: written by ``benchmarks/plan.py``."""
 SEARCHED = 4
 """Numbers of devices up to so many times the asked one are tried for one that works."""
 

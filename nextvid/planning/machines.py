@@ -2,19 +2,21 @@
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from nextvid.errors import UserError, nearest
+from nextvid.files import read_json
 from nextvid.training.device import matmul_peak, processor_name, seconds_of_product
 
 Precision = Literal["float32", "bfloat16"]
 MIB = 2**20
 ASSUMED_UTILISATION = 0.35
 """Of a GPU's peak; nobody has measured it for this project."""
-CPU_UTILISATION = 0.40
-"""Of matmul_peak, float32: what ``tiny`` reaches on two cores (benchmarks/results/step-tiny.json, benchmarks/plan.py)."""
+MEASURED = Path(__file__).parent / "measured.json"
+"""What steps on a CPU have reached, and how far plans were from them: written by ``benchmarks/plan.py``."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ def with_utilisation(machine: Machine, utilisation: float | None) -> Machine:
     return replace(machine, utilisation=utilisation, reached="given")
 
 
+def cpu_utilisation() -> float:
+    """Of ``matmul_peak`` in float32: what ``tiny`` reached where it was measured."""
+    return float(read_json(MEASURED)["utilisation"]["tiny"])
+
+
 def _cpu_here(precision: Precision) -> Machine:
     """A product in emulated bfloat16 can take minutes, so its peak is float32's over how much longer a small one takes."""
     peak = matmul_peak(torch.device("cpu"), "float32")
@@ -111,7 +118,7 @@ def _cpu_here(precision: Precision) -> Machine:
     threads = torch.get_num_threads()
     title = f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
     return Machine(
-        "cpu", title, memory, {precision: peak}, "measured here", CPU_UTILISATION, "measured with tiny on two cores"
+        "cpu", title, memory, {precision: peak}, "measured here", cpu_utilisation(), "measured with tiny on one thread"
     )
 
 

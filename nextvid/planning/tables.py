@@ -135,7 +135,7 @@ def _sentences(found: dict[str, Any]) -> list[str]:
         name: " to ".join(f"{100 * end:+.1f}%" for end in ends) for name, ends in found["measured"]["errors"].items()
     }
     said.append(
-        f"error  against measured steps of {', '.join(found['measured']['recipes'])} on a CPU: memory "
+        f"error  against measured steps of {', '.join(found['measured']['utilisation'])} on a CPU: memory "
         f"{errors['memory_to_allocated']} of what is allocated ({errors['memory_to_resident']} of the process), time "
         f"{errors['time']} with one recipe's utilisation for another; never measured on a GPU"
     )

@@ -14,7 +14,7 @@ from nextvid.cli import main
 from nextvid.config import Recipe, load_recipe, save_recipe
 from nextvid.errors import UserError
 from nextvid.planning import WIDTH, Offer, plan, tables_of
-from nextvid.planning.machines import ASSUMED_UTILISATION, CPU_UTILISATION, GPUS, machine_of
+from nextvid.planning.machines import ASSUMED_UTILISATION, GPUS, cpu_utilisation, machine_of
 from nextvid.planning.numbers import amount, lasting, short
 
 QUIET = Console(quiet=True)
@@ -99,7 +99,7 @@ def test_hours_and_cost_follow_from_operations() -> None:
 
 def test_here_is_measured(known_peak: float) -> None:
     found = plan(nano_recipe(), Offer(gpu="cpu"), QUIET)["machine"]
-    assert (found["peak_flops_per_second"], found["utilisation"]) == (known_peak, CPU_UTILISATION)
+    assert (found["peak_flops_per_second"], found["utilisation"]) == (known_peak, cpu_utilisation())
     assert found["peak_source"] == "measured here"
 
 

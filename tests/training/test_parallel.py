@@ -33,7 +33,7 @@ def assert_same(a: tuple[Trainer, StepResult], b: tuple[Trainer, StepResult], **
         torch.testing.assert_close(others[name], value, **(tolerance or {"rtol": 0, "atol": 0}))
 
 
-def test_recomputed_activations_change_no_bit_and_keep_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recomputed_activations_change_no_bit_and_keep_less() -> None:
     kept = {"bytes": 0}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
