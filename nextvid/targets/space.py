@@ -1,0 +1,236 @@
+"""A target space: what the decoder draws in, laid out on the encoder's patch grid (METHOD, "Notation", ``h1``)."""
+
+import copy
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nextvid.errors import UserError
+from nextvid.models.encoder import FrameTensor
+
+Latents = Float[Tensor, "batch latent_frames places channels"]
+Images = Float[Tensor, "images 3 rows columns"]
+Maps = Float[Tensor, "images map_channels map_rows map_columns"]
+SMALLEST_DEVIATION = 1e-4
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """What the settings of every space have in common: they are strict, and they build it."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def build(self, patch: int, tubelet: int) -> "Space":
+        """The space on a grid of ``patch`` pixels and ``tubelet`` frames.
+
+        Without its weights where the default device is ``meta``. Raises ``UserError`` for a file that is missing or does not
+        fit, and where the space cannot be laid out on that grid.
+        """
+        raise NotImplementedError
+
+
+class Space(nn.Module, ABC):
+    """Frames in [-1, 1] to normalised latents and, where ``decodes``, back. It has no parameters: nothing here is trained.
+
+    ``channels``: values a token. ``checksum``: SHA-256 of the weights, so that a run goes on with those that it began with.
+    """
+
+    channels: int
+    patch: int
+    tubelet: int
+    decodes: bool = True
+    checksum: str = ""
+
+    def grid(self, frames: FrameTensor) -> tuple[int, int, int]:
+        """Latent frames, rows and columns that a clip has. Raises ``UserError`` where it cannot be cut into tokens."""
+        _, count, _, height, width = frames.shape
+        if count % self.tubelet or height % self.patch or width % self.patch:
+            raise UserError(
+                f"a clip of {count} frames of {height}x{width} pixels cannot be cut into tokens of {self.tubelet} frames and "
+                f"{self.patch}x{self.patch} pixels: frames must be a multiple of {self.tubelet}, height and width of {self.patch}"
+            )
+        return count // self.tubelet, height // self.patch, width // self.patch
+
+    @abstractmethod
+    def encode(self, frames: FrameTensor) -> Latents:
+        """Frames in [-1, 1] ``(B, F, 3, H, W)`` to normalised latents ``(B, T, N, C)``, without gradient."""
+
+    @abstractmethod
+    def decode(self, latents: Latents, rows: int | None = None, columns: int | None = None) -> FrameTensor:
+        """Latents ``(B, T, N, C)`` of a grid of ``rows`` x ``columns`` (by default a square) to frames in about [-1, 1].
+
+        Raises ``UserError`` in a space that has no way back.
+        """
+
+    def fit(self, frames: FrameTensor) -> None:
+        """Measure on clips in [-1, 1] what the latents are normalised by, where that is not known; nothing by default."""
+        del frames
+
+    def shown(self, frames: FrameTensor) -> FrameTensor:
+        """``frames`` at the resolution that :meth:`decode` gives: the same one by default."""
+        return frames
+
+    def flops(self, frames: int, size: int) -> int:
+        """Floating-point operations that encoding a clip of ``frames`` frames of ``size`` pixels takes; 0 by default."""
+        del frames, size
+        return 0
+
+
+def square(latents: Latents, rows: int | None, columns: int | None) -> tuple[int, int]:
+    """The grid of ``latents``: what is said, or a square. Raises ``UserError`` where it is none."""
+    if rows is not None and columns is not None:
+        return rows, columns
+    side = math.isqrt(latents.shape[2])
+    if side * side != latents.shape[2]:
+        raise UserError(f"{latents.shape[2]} places are no square: say how many rows and columns they stand in")
+    return side, side
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """Make every parameter and buffer of ``network`` a buffer that no checkpoint holds, and switch it to evaluation.
+
+    A frozen network is then neither trained, averaged, sharded nor saved, but it moves between devices with the rest. What
+    it was is known by its file's checksum.
+    """
+    for module in network.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                del module._parameters[name]
+                module.register_buffer(name, parameter.detach(), persistent=False)
+        module._non_persistent_buffers_set.update(module._buffers)
+    return network.eval()
+
+
+def on_meta() -> bool:
+    """Whether what is built now has no storage: shapes and costs are asked for, and no file is read."""
+    return torch.get_default_device().type == "meta"
+
+
+def digest_of(*parts: str) -> str:
+    """A checksum of words."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class NetworkSpace(Space):
+    """A space that a frozen network makes of single frames: maps ``(n, C, h, w)``, finer than the patch grid or equal to it.
+
+    A finer map is folded into channels, and the frames of a tubelet are stacked on channels: a token's values stand in the
+    order (frame, channel, row, column). Each of the C channels is normalised by one mean and deviation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, channels: int, stride: int, patch: int, tubelet: int, where: str) -> None:
+        """``stride``: pixels a side of a map's cell; ``where`` names the setting in the error."""
+        super().__init__()
+        if patch % stride:
+            raise UserError(
+                f"{where} has one latent every {stride} pixels, which does not divide the patch of {patch} pixels: its grid "
+                f"must be as fine as the patch grid or finer; set encoder.patch to a multiple of {stride}, or choose a space "
+                f"whose stride divides {patch}"
+            )
+        self.network = freeze(network)
+        self.patch, self.tubelet = patch, tubelet
+        self.fold = patch // stride
+        self.map_channels = channels
+        self.channels = tubelet * channels * self.fold**2
+        self.normalised = False
+        self.chunk = CHUNK
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self._costs: dict[int, int] = {}
+
+    @abstractmethod
+    def to_maps(self, images: Images) -> Maps:
+        """Images in [-1, 1] to the network's maps, not normalised."""
+
+    def to_images(self, maps: Maps) -> Images:
+        """The inverse of :meth:`to_maps`. Raises ``UserError`` where there is none."""
+        raise UserError("this space has no way back from latents to frames: it can be learned from, and not be drawn in")
+
+    def normalise_by(self, mean: Tensor, std: Tensor) -> None:
+        """Take over known statistics, one number a channel in any shape. Raises ``UserError`` where they do not fit."""
+        if mean.numel() != self.map_channels or std.numel() != self.map_channels:
+            raise UserError(
+                f"the statistics are of {mean.numel()} means and {std.numel()} deviations, the space has {self.map_channels} channels"
+            )
+        if not torch.isfinite(mean).all() or not (torch.isfinite(std).all() and (std > 0).all()):
+            raise UserError("the statistics hold a number that is not finite, or a deviation that is not above 0")
+        self.mean.copy_(mean.flatten())
+        self.std.copy_(std.flatten())
+        self.normalised = True
+
+    @torch.no_grad()
+    def fit(self, frames: FrameTensor) -> None:
+        """Measure each channel's mean and deviation on clips in [-1, 1], unless they came with the weights."""
+        if not self.normalised:
+            maps = self._in_chunks(self.to_maps, frames.flatten(0, 1)).float()
+            self.mean.copy_(maps.mean(dim=(0, 2, 3)))
+            self.std.copy_(maps.std(dim=(0, 2, 3)).clamp(min=SMALLEST_DEVIATION))
+
+    @torch.no_grad()
+    def encode(self, frames: FrameTensor) -> Latents:
+        """Frames in [-1, 1] ``(B, F, 3, H, W)`` to normalised latents ``(B, T, N, C)``; so many frames at once as ``chunk``."""
+        _, rows, columns = self.grid(frames)
+        maps = self._in_chunks(self.to_maps, frames.flatten(0, 1)).float()
+        if maps.shape[-2:] != (rows * self.fold, columns * self.fold):
+            raise UserError(
+                f"frames of {frames.shape[-2]}x{frames.shape[-1]} pixels make maps of {maps.shape[-2]}x{maps.shape[-1]}, which do "
+                f"not lie on a grid of {rows}x{columns} patches"
+            )
+        return self.to_tokens(self._normalised(maps).unflatten(0, frames.shape[:2]))
+
+    @torch.no_grad()
+    def decode(self, latents: Latents, rows: int | None = None, columns: int | None = None) -> FrameTensor:
+        """Latents ``(B, T, N, C)`` to frames in about [-1, 1] ``(B, F, 3, H, W)``."""
+        maps = self.to_cells(latents.float(), *square(latents, rows, columns))
+        flat = maps.flatten(0, 1) * self.std[:, None, None] + self.mean[:, None, None]
+        return self._in_chunks(self.to_images, flat).float().unflatten(0, maps.shape[:2])
+
+    def to_tokens(self, maps: Float[Tensor, "batch frames map_channels map_rows map_columns"]) -> Latents:
+        """Maps of every frame to tokens of the patch grid."""
+        b, f, c, h, w = maps.shape
+        k, t = self.fold, self.tubelet
+        cut = maps.reshape(b, f // t, t, c, h // k, k, w // k, k)
+        return cut.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(b, f // t, (h // k) * (w // k), self.channels)
+
+    def to_cells(
+        self, latents: Latents, rows: int, columns: int
+    ) -> Float[Tensor, "batch frames map_channels map_rows map_columns"]:
+        """The inverse of :meth:`to_tokens`."""
+        b, n = latents.shape[:2]
+        k, t, c = self.fold, self.tubelet, self.map_channels
+        cells = latents.reshape(b, n, rows, columns, t, c, k, k).permute(0, 1, 4, 5, 2, 6, 3, 7)
+        return cells.reshape(b, n * t, c, rows * k, columns * k)
+
+    def flops(self, frames: int, size: int) -> int:
+        """Counted by running a copy without storage, once a size."""
+        if size not in self._costs:
+            self._costs[size] = _counted(self, size)
+        return frames * self._costs[size]
+
+    def _normalised(self, maps: Maps) -> Maps:
+        return (maps - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        return torch.cat([function(part) for part in batch.split(self.chunk)])
+
+
+def _counted(space: NetworkSpace, size: int) -> int:
+    """Operations of one frame of ``size`` pixels."""
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 (half a second)
+
+    image: Any = torch.zeros(1, 3, size, size, device="meta")
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        copy.deepcopy(space).to("meta").to_maps(image)
+    return counter.get_total_flops()
