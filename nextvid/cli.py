@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(help="Measure speed.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+vae_app = typer.Typer(help="Autoencoders: spaces to draw in, made for footage of one's own.", no_args_is_help=True)
+app.add_typer(vae_app, name="vae")
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else on standard output.")]
 
 
@@ -300,6 +302,29 @@ def step(
     figures = profile_step(load_recipe(recipe, overrides), steps, stage, console, out)
     console.print(table_of(figures))
     _print(figures, as_json)
+
+
+@vae_app.command("train")
+def vae_train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's YAML file, or a packaged one: film, f8, f16d32.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, on top of the recipe.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/vae-<recipe>.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps in all.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
+    allow: Annotated[bool, typer.Option("--allow", help="Go on with a run though its recipe has changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an autoencoder whose latents are a target to draw in; the same command on the same folder goes on.
+
+    Example: nextvid vae train f8 data.sources='[{path: my_videos}]' --out runs/my-vae
+    """
+    from nextvid.vae.config import load_vae_recipe  # noqa: PLC0415
+    from nextvid.vae.loop import train_vae  # noqa: PLC0415
+
+    chosen = load_vae_recipe(recipe, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
+    console = Console(stderr=as_json)
+    folder = out or Path("runs") / f"vae-{chosen.name}"
+    _print(train_vae(chosen, folder, steps, console, allow=allow), as_json)
 
 
 def _print(figures: dict[str, Any], as_json: bool) -> None:

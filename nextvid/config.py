@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -15,6 +15,7 @@ from nextvid.objectives import CONFIGS, ObjectiveConfig
 from nextvid.settings import DataConfig, InitConfig, StageConfig, Strict, TrainingConfig
 
 PACKAGED_RECIPES = Path(__file__).parent / "recipes"
+Settings = TypeVar("Settings", bound=Strict)
 METHODS_OWN = ("masks", "weights", "draws", "ema")
 """The keys of a stage that a method may do without."""
 
@@ -152,20 +153,28 @@ class Recipe(Strict):
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe of a YAML file, or of a packaged name such as ``tiny``, with ``key.sub=value`` overrides on top."""
-    file = _find_recipe(path)
+    return load_settings(Recipe, path, overrides, PACKAGED_RECIPES)
+
+
+def load_settings(kind: type[Settings], path: str | Path, overrides: list[str] | None, packaged: Path) -> Settings:
+    """Settings of one ``kind`` from a YAML file, or one of those in the folder ``packaged`` by name, with overrides on top.
+
+    Raises ``UserError``.
+    """
+    file = _find_recipe(path, packaged)
     try:
         raw = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise UserError(
-            f"{file} is not a recipe: a recipe is a YAML mapping with the keys {', '.join(Recipe.model_fields)}"
+            f"{file} is not a recipe: a recipe is a YAML mapping with the keys {', '.join(kind.model_fields)}"
         )
     raw = _unshared(raw)
     raw.setdefault("name", file.stem)
     for override in overrides or []:
         _apply_override(raw, override)
-    return parse_recipe(raw, str(file))
+    return parse_settings(kind, raw, str(file))
 
 
 def only_stages(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -187,13 +196,18 @@ def recipe_of(origin: str | Path) -> Recipe:
 
 def parse_recipe(raw: dict[str, Any], where: str) -> Recipe:
     """A recipe from its mapping; ``where`` names it in the error."""
+    return parse_settings(Recipe, raw, where)
+
+
+def parse_settings(kind: type[Settings], raw: dict[str, Any], where: str) -> Settings:
+    """Settings from their mapping; ``where`` names it in the error."""
     try:
-        return Recipe.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: " + "; ".join(_sentence(e, raw) for e in error.errors())) from error
+        raise UserError(f"{where}: " + "; ".join(_sentence(e, raw, kind) for e in error.errors())) from error
 
 
-def save_recipe(recipe: Recipe) -> str:
+def save_recipe(recipe: Strict) -> str:
     """The resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
@@ -216,14 +230,15 @@ def _with_defaults(stage: Any, defaults: dict[str, Any]) -> Any:
     return {**stage, **{key: value for key, value in defaults.items() if stage.get(key) is None}}
 
 
-def _find_recipe(path: str | Path) -> Path:
+def _find_recipe(path: str | Path, folder: Path) -> Path:
     file = Path(path)
     if file.is_file():
         return file
-    packaged = PACKAGED_RECIPES / f"{file.stem}.yaml"
-    if packaged.is_file() and str(path) in (file.stem, f"recipes/{file.stem}.yaml"):
+    packaged = folder / f"{file.stem}.yaml"
+    under = f"recipes/{packaged.relative_to(PACKAGED_RECIPES)}"
+    if packaged.is_file() and str(path) in (file.stem, under):
         return packaged
-    names = sorted(p.stem for p in PACKAGED_RECIPES.glob("*.yaml"))
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
     raise UserError(f"there is no recipe '{path}'{nearest(file.stem, names)}; packaged recipes: {', '.join(names)}")
 
 
@@ -272,14 +287,14 @@ def _index(node: list[Any], part: str, dotted: str) -> int:
     return int(part)
 
 
-def _sentence(error: Any, raw: dict[str, Any]) -> str:
+def _sentence(error: Any, raw: dict[str, Any], kind: type[Strict]) -> str:
     path = _without_tags(error["loc"])
     where = ".".join(str(p) for p in path)
     if error["type"] == "union_tag_invalid" and path == ["objective"]:
         name = str(error["ctx"]["tag"])
         return f"there is no objective '{name}'{nearest(name, list(CONFIGS))}; objectives: {', '.join(CONFIGS)}"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _known_keys(path[:-1], raw, error["loc"])
+        known = _known_keys(path[:-1], raw, error["loc"], kind)
         return f"unknown key '{where}'{nearest(str(path[-1]), known)}; see docs/recipes.md for all keys"
     if error["type"] in ("missing", "missing_argument"):
         return f"the key '{where}' is missing"
@@ -295,9 +310,9 @@ def _without_tags(location: tuple[int | str, ...]) -> list[int | str]:
     return path[:1] + path[2:] if path[:1] == ["objective"] and path[1:2] and path[1] in CONFIGS else path
 
 
-def _known_keys(path: list[Any], raw: dict[str, Any], location: tuple[int | str, ...]) -> list[str]:
+def _known_keys(path: list[Any], raw: dict[str, Any], location: tuple[int | str, ...], kind: type[Strict]) -> list[str]:
     """The keys at a path; of a union's members only that of the one that pydantic chose, which ``location`` names."""
-    owner: type[Strict] = Recipe
+    owner = kind
     if path[:1] == ["objective"]:
         owner, path = CONFIGS[raw["objective"].get("name", "nextvid")], path[1:]
     schema = owner.model_json_schema()

@@ -1,4 +1,4 @@
-"""Stop signals as exceptions, for work that keeps what it has done as it goes."""
+"""Stop signals as exceptions, for work that keeps what it has done as it goes, or collected, for work that saves first."""
 
 import signal
 import threading
@@ -22,6 +22,24 @@ def stoppable(what: str) -> Iterator[None]:
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def collected() -> Iterator[list[int]]:
+    """Within it collect SIGINT and SIGTERM; a second SIGINT interrupts at once."""
+    received: list[int] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -3,6 +3,7 @@
 VA-VAE f16d32 (arXiv 2501.01423) is this with the default :class:`AutoencoderConfig`.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -146,7 +147,7 @@ class Level(nn.Module):
     def __init__(self, widths: list[int], attends: bool, groups: int, resample: dict[str, nn.Module]) -> None:
         """``widths``: of the input and of every block's output; ``resample``: at most one module, by its name."""
         super().__init__()
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in pairs)
         self.attn = nn.ModuleList(AttnBlock(b, groups) for _, b in pairs if attends)
         self.resample = list(resample)

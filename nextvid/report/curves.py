@@ -27,12 +27,13 @@ HEALTH = {
     "ema_distance": "distance to the moving average",
     "copying": "copying: error to the next frame over error to the last",
     "probe": "probe",
+    "psnr": "PSNR of held-out pictures, dB",
     "lr": "learning rate",
 }
-NOT_DRAWN = ("step", "stage", "loss", "clips", "time", "skipped")
+NOT_DRAWN = ("step", "stage", "loss", "clips", "pictures", "time", "skipped")
 BY_PART = ("grad_norms", "lr")
 LOGARITHMIC = ("grad_norm", "grad_norms")
-NOW_AND_THEN = ("probe",)
+NOW_AND_THEN = ("probe", "psnr")
 SKIPPED = "skipped steps"
 COPIES = 1.0
 """Near this ``copying`` a healthy run stands."""

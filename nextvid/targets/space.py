@@ -155,13 +155,16 @@ class NetworkSpace(Space):
 
     def to_images(self, maps: Maps) -> Images:
         """The inverse of :meth:`to_maps`. Raises ``UserError`` where there is none."""
-        raise UserError("this space has no way back from latents to frames: it can be learned from, and not be drawn in")
+        raise UserError(
+            "this space has no way back from latents to frames: it can be learned from, and not be drawn in"
+        )
 
     def normalise_by(self, mean: Tensor, std: Tensor) -> None:
         """Take over known statistics, one number a channel in any shape. Raises ``UserError`` where they do not fit."""
         if mean.numel() != self.map_channels or std.numel() != self.map_channels:
             raise UserError(
-                f"the statistics are of {mean.numel()} means and {std.numel()} deviations, the space has {self.map_channels} channels"
+                f"the statistics are of {mean.numel()} means and {std.numel()} deviations, and the space has "
+                f"{self.map_channels} channels"
             )
         if not torch.isfinite(mean).all() or not (torch.isfinite(std).all() and (std > 0).all()):
             raise UserError("the statistics hold a number that is not finite, or a deviation that is not above 0")
@@ -184,8 +187,8 @@ class NetworkSpace(Space):
         maps = self._in_chunks(self.to_maps, frames.flatten(0, 1)).float()
         if maps.shape[-2:] != (rows * self.fold, columns * self.fold):
             raise UserError(
-                f"frames of {frames.shape[-2]}x{frames.shape[-1]} pixels make maps of {maps.shape[-2]}x{maps.shape[-1]}, which do "
-                f"not lie on a grid of {rows}x{columns} patches"
+                f"frames of {frames.shape[-2]}x{frames.shape[-1]} pixels make maps of {maps.shape[-2]}x{maps.shape[-1]}, "
+                f"which do not lie on a grid of {rows}x{columns} patches"
             )
         return self.to_tokens(self._normalised(maps).unflatten(0, frames.shape[:2]))
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from nextvid.config import Recipe
 from nextvid.data import benchmarks
 from nextvid.data.clip import Broken, Source
-from nextvid.data.film import FilmClips, FilmPictures, cache_folder
+from nextvid.data.film import FilmClips, FilmPictures, Split, cache_folder
 from nextvid.data.footage import FootageSource
 from nextvid.data.locations import is_remote
 from nextvid.data.manifest import PREPARED_MANIFEST, Manifest, broken_rows, is_manifest, read_facts
@@ -23,7 +23,7 @@ from nextvid.files import replace_file, replace_json
 from nextvid.footage.scan import ScanSettings, scan
 from nextvid.footage.summary import words_of
 from nextvid.randomness import key_of
-from nextvid.settings import SourceConfig, StageConfig
+from nextvid.settings import DataConfig, SourceConfig
 
 FORMAT_VERSION = 2
 FOOTAGE_FILE, BROKEN_FILE = "footage.json", "broken_files.jsonl"
@@ -35,17 +35,40 @@ def build_mixtures(recipe: Recipe, run: Path | None, console: Console) -> list[M
 
     Raises ``UserError`` for a source that is missing, empty or unknown, or has changed since the run began.
     """
-    stored = _stored(run) if run else {}
-    opened: dict[str, Source] = {}
-    mixtures = []
-    for stage in recipe.stages:
-        configs = stage.sources or recipe.data.sources
+    opener = SourceOpener(recipe.data, recipe.encoder.tubelet, run, console)
+    return [opener.mixture(stage.sources or recipe.data.sources, recipe.seed) for stage in recipe.stages]
+
+
+class SourceOpener:
+    """Opens sources, each once. Raises ``UserError`` for one that is missing, empty or unknown, or has changed."""
+
+    def __init__(self, data: DataConfig, min_frames: int, run: Path | None, console: Console) -> None:
+        """``min_frames``: shorter videos are left out. Where ``run`` has begun its footage is what its ``footage.json`` names."""
+        self._data, self._min_frames, self._console = data, min_frames, console
+        self._stored = _stored(run) if run else {}
+        self._opened: dict[tuple[str, Split], Source] = {}
+
+    def mixture(self, configs: Sequence[SourceConfig], seed: int, split: Split = "train") -> Mixture:
+        """Their mixture; ``split``: the part of the built-in film."""
         for config in configs:
-            if config.model_dump_json() not in opened:
-                opened[config.model_dump_json()] = _open_source(config, recipe, stage, stored, console)
-        sources = [opened[config.model_dump_json()] for config in configs]
-        mixtures.append(Mixture(sources, [config.weight for config in configs], recipe.seed))
-    return mixtures
+            if (config.model_dump_json(), split) not in self._opened:
+                self._opened[config.model_dump_json(), split] = self._open(config, split)
+        sources = [self._opened[config.model_dump_json(), split] for config in configs]
+        return Mixture(sources, [config.weight for config in configs], seed)
+
+    def _open(self, config: SourceConfig, split: Split) -> Source:
+        augmentation = Augmentation(**self._data.augmentation.model_dump())
+        if config.builtin is not None:
+            return _open_builtin(config.builtin, config.level, augmentation, split)
+        assert config.path is not None
+        name = os.path.expanduser(config.path)
+        manifest = self._stored.get(config.path) or _manifest_of(name, self._min_frames, self._console)
+        source = FootageSource(
+            Manifest(manifest), config.path, augmentation, self._data.decoder, config.clips_per_video
+        )
+        if config.path not in self._stored:
+            _report(source, self._console)
+        return source
 
 
 def keep_footage(mixtures: list[Mixture], run: Path) -> None:
@@ -100,21 +123,6 @@ def _stored(run: Path) -> dict[str, Path]:
     return found
 
 
-def _open_source(
-    config: SourceConfig, recipe: Recipe, stage: StageConfig, stored: dict[str, Path], console: Console
-) -> Source:
-    augmentation = Augmentation(**recipe.data.augmentation.model_dump())
-    if config.builtin is not None:
-        return _open_builtin(config.builtin, config.level, augmentation)
-    assert config.path is not None
-    name = os.path.expanduser(config.path)
-    manifest = stored.get(config.path) or _manifest_of(name, recipe.encoder.tubelet, console)
-    source = FootageSource(Manifest(manifest), config.path, augmentation, recipe.data.decoder, config.clips_per_video)
-    if config.path not in stored:
-        _report(source, console)
-    return source
-
-
 def _manifest_of(path: str, min_frames: int, console: Console) -> Path:
     """A manifest as it is, prepared shards' own, or else one of a scan, kept in the cache folder for the next time."""
     prepared = Path(path) / PREPARED_MANIFEST
@@ -142,15 +150,19 @@ def _nothing_usable(path: str, summary: dict[str, Any], manifest: Path, min_fram
     )
 
 
-def _open_builtin(name: str, level: str | None, augmentation: Augmentation) -> Source:
+def _open_builtin(name: str, level: str | None, augmentation: Augmentation, split: Split) -> Source:
     if name in benchmarks.names():
+        if split == "test":
+            raise UserError(
+                f"the test part of '{name}' is for probes; hold out footage of your own, or the builtin 'film'"
+            )
         return benchmarks.unlabelled(name, level or benchmarks.levels(name)[0])
     if level is not None:
         raise UserError(f"data.sources: the builtin '{name}' has no levels; leave out level={level}")
     if name == "film":
-        return FilmClips("train", augmentation)
+        return FilmClips(split, augmentation)
     if name == "film-pictures":
-        return FilmPictures("train", augmentation)
+        return FilmPictures(split, augmentation)
     raise UserError(
         f"data.sources: there is no builtin '{name}'{nearest(name, builtin_names())}; builtins: {', '.join(builtin_names())}"
     )

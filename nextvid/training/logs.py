@@ -29,8 +29,13 @@ class Sink(ABC):
 
 def open_sinks(run: Run, recipe: Recipe, step: int) -> list[Sink]:
     """All places where the rows after ``step`` go. Raises ``UserError`` where one is asked for and not to be had."""
-    sinks: list[Sink] = [_File(run), _TensorBoard(run, step)]
+    sinks = file_sinks(run, step)
     return [*sinks, _Wandb(run, recipe)] if recipe.training.wandb else sinks
+
+
+def file_sinks(run: Run, step: int) -> list[Sink]:
+    """Those in the run's folder."""
+    return [_File(run), _TensorBoard(run, step)]
 
 
 @contextmanager

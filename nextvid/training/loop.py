@@ -2,10 +2,9 @@
 
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +15,7 @@ from nextvid.data.loader import Batch, batches
 from nextvid.data.mixture import Mixture
 from nextvid.errors import Stopped, UserError
 from nextvid.files import saying_where_disks_fail
+from nextvid.signals import collected
 from nextvid.training.checkpoint import (
     Checkpoints,
     Retention,
@@ -111,7 +111,7 @@ def _pretrain(
         _begin(trainer, run, report, mixtures[0], console)
     end = min(until or recipe.steps, recipe.steps)
     if trainer.progress.step < end:
-        with _signals() as stop:
+        with collected() as stop:
             Session(trainer, run, mixtures, console, watch, stop).train(end)
     figures = {"pretrain": _summary(trainer)}
     if world.first:
@@ -345,21 +345,3 @@ def _summary(trainer: Trainer) -> dict[str, Any]:
         "skipped": trainer.progress.skipped,
         "rollbacks": len(trainer.rollbacks),
     }
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM; a second SIGINT interrupts at once."""
-    received: list[int] = []
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

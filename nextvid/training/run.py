@@ -18,10 +18,11 @@ import yaml
 from safetensors.torch import save
 from torch import Tensor
 
-from nextvid.config import Recipe, differences, parse_recipe, save_recipe
+from nextvid.config import Recipe, differences, parse_settings, save_recipe
 from nextvid.errors import UserError
 from nextvid.files import read_json, replace_file, replace_json
 from nextvid.objectives.protocol import Objective
+from nextvid.settings import Strict
 from nextvid.training.device import processor_name
 
 FORMAT_VERSION = 1
@@ -43,7 +44,7 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
 
-    def check(self, recipe: Recipe, allow: bool = False) -> list[str]:
+    def check(self, recipe: Strict, allow: bool = False) -> list[str]:
         """See that the folder may be used for ``recipe``; writes nothing. Returns what has changed since the run began.
 
         Raises ``UserError`` where it holds something else, or another recipe's run and that is not allowed.
@@ -57,7 +58,7 @@ class Run:
             raise UserError(f"{self.path} is not empty and holds no run (no recipe.yaml); choose another --out")
         return []
 
-    def open(self, recipe: Recipe) -> None:
+    def open(self, recipe: Strict) -> None:
         """Create the folder where there is none, and hold it. Raises ``UserError`` where another process does."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
@@ -66,15 +67,15 @@ class Run:
         if not (self.path / "recipe.yaml").is_file():
             replace_file(self.path / "recipe.yaml", save_recipe(recipe).encode())
 
-    def change(self, recipe: Recipe, changes: list[str], step: int) -> None:
+    def change(self, recipe: Strict, changes: list[str], step: int) -> None:
         """Go on under another recipe from ``step``: what changed is added to ``recipe_changes.jsonl``."""
         with (self.path / CHANGES).open("a") as handle:
             handle.write(json.dumps({"format_version": FORMAT_VERSION, "step": step, "changes": changes}) + "\n")
         replace_file(self.path / "recipe.yaml", save_recipe(recipe).encode())
 
-    def _changes(self, recipe: Recipe, stored: Path, allow: bool) -> list[str]:
+    def _changes(self, recipe: Strict, stored: Path, allow: bool) -> list[str]:
         """A setting that an earlier nextvid did not know, and so did not write, has its default."""
-        begun = parse_recipe(yaml.safe_load(stored.read_text()), str(stored))
+        begun = parse_settings(type(recipe), yaml.safe_load(stored.read_text()), str(stored))
         found = differences(begun.model_dump(mode="json"), recipe.model_dump(mode="json"))
         other = [text for text in found if not SPEED_ONLY.fullmatch(text.partition(": ")[0])]
         if other and not allow:

@@ -1,0 +1,1 @@
+"""Training autoencoders whose latents the decoder draws in."""
