@@ -170,6 +170,38 @@ def demo(
 
 
 @app.command()
+def generate(
+    run: Annotated[str, typer.Argument(help="A run's folder, a released file, or nextvid-tiny.")],
+    video: Annotated[str, typer.Argument(help="A video, a picture, a folder or glob of videos, or BENCHMARK:LEVEL.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="By default RUN/generated/VIDEO.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Roll out so many frames; by default, next frames.")] = None,
+    mask: Annotated[bool, typer.Option("--mask", help="Hide from the encoder what the recipe's mask hides.")] = False,
+    samples: Annotated[int | None, typer.Option(min=1, help="Drawings of every frame; by default 8.")] = None,
+    solver: Annotated[str | None, typer.Option(help="euler (the default), heun or adaptive.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of euler or heun; by default 25.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Of adaptive; by default 0.001.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Deviation of the first noise; by default 1.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed draws others; by default 0.")] = None,
+    start: Annotated[float | None, typer.Option(min=0, help="Seconds into the video; by default 0.")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Real frames before a roll-out.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second; by default as the model was trained.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels a side; by default as trained.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Of a benchmark or a folder; by default 24.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another run, such as one whose decoder regresses.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw what a model expects after a video or a picture: films, a contact sheet, and how like the truth they are.
+
+    Example: nextvid generate nextvid-tiny moving-sprites:still
+    """
+    from nextvid.generation import Request  # noqa: PLC0415
+    from nextvid.generation import generate as draw  # noqa: PLC0415
+
+    said = Request(frames, mask, samples, solver, steps, temperature, tolerance, seed, start, context, fps, size, clips)
+    _print(draw(run, video, said, Console(stderr=as_json), against, out), as_json)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Runs' folders, or nextvid-tiny: two or more.")],
     benchmark: Annotated[str | None, typer.Option(help="Probe what was not probed yet on this benchmark.")] = None,

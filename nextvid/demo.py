@@ -15,7 +15,8 @@ from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.benchmark import measure, prepare
 from nextvid.evaluation.command import table_of
 from nextvid.evaluation.features import render
-from nextvid.evaluation.generation import draw_next_frames, figures, load_drawing
+from nextvid.evaluation.generation import draw_next_frames, load_drawing
+from nextvid.evaluation.likeness import figures
 from nextvid.evaluation.probe import ProbeConfig
 from nextvid.evaluation.show import show
 from nextvid.inference.load import LoadedEncoder, load

@@ -137,7 +137,7 @@ def test_a_step_is_measured(
     assert {"encoder", "reference", "predictor", "decoder", "backward"} <= found["parts"].keys()
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "probe", "demo", "compare", "doctor", "bench step"])
+@pytest.mark.parametrize("verb", ["pretrain", "probe", "demo", "generate", "compare", "doctor", "bench step"])
 def test_every_verb_helps_with_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:

@@ -103,3 +103,21 @@ def normalise(frames: UInt8[Tensor, "batch frames 3 height width"]) -> Float[Ten
 def to_uint8(frames: Float[Tensor, "batch frames 3 height width"]) -> UInt8[Tensor, "batch frames 3 height width"]:
     """The inverse of ``normalise``, rounded; what lies outside -1..1 is clipped."""
     return frames.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+AnyFrames = UInt8[Tensor, "batch given_frames 3 rows columns"] | Float[Tensor, "batch given_frames 3 rows columns"]
+
+
+def prepare(frames: AnyFrames, tubelet: int) -> Float[Tensor, "batch frames 3 rows columns"]:
+    """Bytes, or floats in [0, 1], to what the encoder was trained on: [-1, 1]. A single frame is repeated to a tubelet."""
+    if frames.ndim != 5 or frames.shape[2] != 3:
+        raise ValueError(f"frames are (batch, frames, 3, height, width), not {tuple(frames.shape)}")
+    if frames.dtype == torch.uint8:
+        frames = frames.float() / 255
+    elif not frames.is_floating_point():
+        raise ValueError(f"frames are uint8, or floats in [0, 1], not {frames.dtype}")
+    elif frames.numel() and (frames.amin() < 0 or frames.amax() > 1):
+        raise ValueError("float frames must lie in [0, 1]; give uint8 frames, or divide by 255")
+    if frames.shape[1] == 1:
+        frames = frames.expand(-1, tubelet, -1, -1, -1)
+    return frames.float() * 2 - 1

@@ -16,9 +16,10 @@ from nextvid.data.loader import BatchPlan, make_batch
 from nextvid.data.mixture import Mixture
 from nextvid.data.transforms import normalise, to_uint8
 from nextvid.errors import UserError
-from nextvid.evaluation.generation import draw_next_frames, figures, roll_out, roll_out_figures
+from nextvid.evaluation.generation import draw_next_frames, hide, hiding_mask, in_space, roll_out
+from nextvid.evaluation.likeness import figures, roll_out_figures
 from nextvid.inference.released import default_weights
-from nextvid.masking import Mask, MaskConfig, TubeConfig, draw_batch
+from nextvid.masking import draw_batch
 from nextvid.models.encoder import tokens_of
 from nextvid.objectives import Objective
 from nextvid.objectives.nextvid import NextVid
@@ -36,7 +37,6 @@ Places = Int[Tensor, "clips kept"]
 Images = UInt8[np.ndarray, "clips shown image_rows image_columns 3"]
 
 SHOWN, MEASURED, ROLLED = 6, 24, 12
-GREY = 128
 CLIPPED = 0.02
 """The share of feature values at either end that become black or full colour."""
 
@@ -91,11 +91,11 @@ def show(
 ) -> tuple[dict[str, Any] | None, Pictures]:
     """Pictures of the first few ``clips`` and, of a method that draws next frames, figures over all of them.
 
-    NExT-Vid: next frames of ``clips``, and roll-outs of the ``longer`` ones. VideoMAE: the hidden patches filled in. Any
-    method: feature maps.
+    NExT-Vid, in a space that has a way back to frames: next frames of ``clips``, and roll-outs of the ``longer`` ones.
+    VideoMAE: the hidden patches filled in. Any method: feature maps.
     """
     features = _features(objective, clips[:SHOWN])
-    if isinstance(objective, NextVid):
+    if isinstance(objective, NextVid) and objective.target.decodes:
         return _show_next_frames(objective, recipe, clips, longer, features)
     if isinstance(objective, VideoMae):
         return None, Pictures(features, _fill_in(objective, recipe, clips[:SHOWN]))
@@ -151,7 +151,7 @@ def _masked_next_frames(objective: NextVid, recipe: Recipe, clips: Clips) -> Dra
     visible, (rows, columns) = _shown_places(objective, recipe, clips)
     drawn = draw_next_frames(objective, clips, samples=1, visible=visible, progress=False)
     return Drawings(
-        masked_input=_images(_hide(clips, visible, rows, columns)),
+        masked_input=_images(hide(clips, visible, rows, columns)),
         drawn=_bytes(drawn.samples[0]),
         truth=_bytes(drawn.truth),
         meaning="the next frames drawn from it (each from the frames before it, one sample)",
@@ -164,7 +164,7 @@ def _fill_in(objective: VideoMae, recipe: Recipe, clips: Clips) -> Drawings:
     device = next(objective.parameters()).device
     filled = objective.reconstruct(normalise(clips.to(device)), visible.to(device)).cpu()
     return Drawings(
-        masked_input=_images(_hide(clips, visible, rows, columns)),
+        masked_input=_images(hide(clips, visible, rows, columns)),
         drawn=_images(to_uint8(filled)),
         truth=_images(clips),
         meaning="what it fills in (each hidden patch with its true mean and contrast, which the model does not predict)",
@@ -175,27 +175,12 @@ def _shown_places(objective: Objective, recipe: Recipe, clips: Clips) -> tuple[P
     """The places of each clip that a picture shows as seen, and the grid's rows and columns."""
     _, rows, columns = objective.encoder.grid(normalise(clips))
     keys = [key_of("shown", i) for i in range(len(clips))]
-    return draw_batch(_shown_mask(recipe), keys, "mask 0", rows, columns), (rows, columns)
-
-
-def _shown_mask(recipe: Recipe) -> Mask:
-    """The first mask of the last stage that hides anything: a cool-down may hide nothing."""
-    masks = [mask for stage in reversed(recipe.stages) for mask in stage.masks or []]
-    hiding = [mask for mask in masks if isinstance(mask, TubeConfig) or mask.blocks]
-    return hiding[0] if hiding else MaskConfig(0)
-
-
-def _hide(clips: Clips, visible: Tensor, rows: int, columns: int) -> Clips:
-    """``clips`` with every place that is not ``visible`` grey."""
-    seen = torch.zeros(len(clips), rows * columns, dtype=torch.bool).scatter_(1, visible, True)
-    patch = clips.shape[-1] // columns
-    mask = seen.view(-1, rows, columns).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
-    return torch.where(mask[:, None, None], clips, torch.tensor(GREY, dtype=torch.uint8))
+    return draw_batch(hiding_mask(recipe), keys, "mask 0", rows, columns), (rows, columns)
 
 
 def _small_frames(objective: NextVid, clips: Clips) -> Images:
-    small = torch.nn.functional.avg_pool2d(clips.flatten(0, 1).float(), objective.target.config.downsample)
-    return _images(small.round().to(torch.uint8).unflatten(0, clips.shape[:2]))
+    frames = normalise(clips.to(next(objective.encoder.parameters()).device))
+    return _bytes(in_space(objective, frames).cpu())
 
 
 def _bytes(pictures: Tensor) -> Images:

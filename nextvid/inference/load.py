@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nextvid.errors import UserError
-from nextvid.inference.frames import AnyFrames, prepare
+from nextvid.data.transforms import AnyFrames, prepare
 from nextvid.inference.released import default_weights, find_released, is_released, released_names
 from nextvid.inference.streaming import Stream
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTokens

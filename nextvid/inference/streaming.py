@@ -2,7 +2,7 @@
 
 import torch
 
-from nextvid.inference.frames import AnyFrames, prepare
+from nextvid.data.transforms import AnyFrames, prepare
 from nextvid.models.encoder import Cache, Encoder, FrameTokens, tokens_of
 
 

@@ -16,11 +16,12 @@ from nextvid.masking import Mask, MaskConfig, draw_batch, visible_count
 from nextvid.models.decoder import Decoder, DecoderConfig
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTensor, tokens_of
 from nextvid.models.predictor import Predictor, PredictorConfig
-from nextvid.objectives.flow import flow_loss, integrate, noisy_latents
+from nextvid.objectives.flow import DEFAULT_SAMPLING, Sampling, flow_loss, integrate, noisy_latents
 from nextvid.objectives.protocol import Flops, Health, Losses, Objective, ObjectiveConfig, distance, parts_of
 from nextvid.randomness import normal, uniform
 from nextvid.settings import StageConfig
-from nextvid.targets.pixels import Pixels, PixelsConfig
+from nextvid.targets.pixels import PixelsConfig
+from nextvid.targets.registry import AnyTarget, build_space
 
 PredictedTokens = Float[Tensor, "batch predicted_frames places width"]
 Latents = Float[Tensor, "batch predicted_frames places channels"]
@@ -38,7 +39,7 @@ class NextVidConfig(ObjectiveConfig):
     name: Literal["nextvid"] = "nextvid"
     predictor: PredictorConfig = PredictorConfig()
     decoder: DecoderConfig = DecoderConfig()
-    target: PixelsConfig = PixelsConfig()
+    target: AnyTarget = PixelsConfig()
     prediction: Literal["velocity", "clean"] = "velocity"
     generation: Literal["flow", "regression"] = "flow"
     tau_logit: tuple[float, Annotated[float, Field(gt=0)]] | None = None
@@ -87,7 +88,7 @@ class NextVid(Objective):
         self.encoder = Encoder(encoder)
         self.reference = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = Predictor(config.predictor, encoder.width)
-        self.target = Pixels(config.target, encoder.patch, encoder.tubelet)
+        self.target = build_space(config.target, encoder.patch, encoder.tubelet)
         self.decoder = Decoder(config.decoder, self.target.channels, encoder.width)
         self.settings = Settings([MaskConfig(8, 0.15), MaskConfig(2, 0.7)], 1, 0.99925)
 
@@ -102,6 +103,10 @@ class NextVid(Objective):
     def before_training(self, batch: Batch) -> None:
         """Measure the target space's statistics, where it has any."""
         self.target.fit(normalise(batch.frames))
+
+    def relies_on(self) -> dict[str, str]:
+        """The target space's weights, which no checkpoint holds."""
+        return {"objective.target": self.target.checksum}
 
     def begin_stage(self, stage: StageConfig) -> None:
         """Take over the stage's masks, draws of tau and EMA momentum."""
@@ -194,12 +199,17 @@ class NextVid(Objective):
         output = self.decoder(noisy_latents(h1, h0, tau), z, tau, *grid)
         return flow_loss(output, h1, h0, tau, self.config.prediction)
 
-    def sample(self, z: PredictedTokens, grid: Grid, keys: list[int], steps: int = 25) -> Latents:
-        """Latents drawn from the flow given ``z``; the noise depends on each sample's key."""
+    def sample(
+        self, z: PredictedTokens, grid: Grid, keys: list[int], sampling: Sampling = DEFAULT_SAMPLING
+    ) -> Latents:
+        """Latents drawn from the flow given ``z``; the noise depends on each sample's key.
+
+        A decoder that regresses has one answer and no noise: ``keys`` and ``sampling`` change nothing.
+        """
         if self.config.generation == "regression":
             return self.decoder(z.new_zeros(*z.shape[:3], self.target.channels), z, z.new_zeros(z.shape[:2]), *grid)
         h0 = normal(keys, "sample", (*z.shape[1:3], self.target.channels), z.device)
-        return integrate(lambda h, tau: self.decoder(h, z, tau, *grid), h0, steps, self.config.prediction)
+        return integrate(lambda h, tau: self.decoder(h, z, tau, *grid), h0, sampling, self.config.prediction)
 
     def _draw_flow(
         self, h1: Latents, keys: list[int], index: int
@@ -232,7 +242,8 @@ class NextVid(Objective):
                 "decoder": len(kept) * draws * self.decoder.flops(frames - 1, side * side) * generates,
             },
             frozen={
-                "encoder" if self.config.reference == "online" else "reference": self.encoder.flops(frames, side * side)
+                "encoder" if self.config.reference == "online" else "reference": self.encoder.flops(frames, side * side),
+                "target": self.target.flops(stage.frames, stage.size) * generates,
             },
         )
 

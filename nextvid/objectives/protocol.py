@@ -113,6 +113,10 @@ class Objective(nn.Module, ABC):
         """Measure on a first batch what the method needs to know of the footage; nothing by default."""
         del batch
 
+    def relies_on(self) -> dict[str, str]:
+        """Checksums, by setting, of what it was built from and no checkpoint holds; a run goes on with the same only."""
+        return {}
+
     @abstractmethod
     def begin_stage(self, stage: StageConfig) -> None:
         """Take over a stage's masks, draws and momentum."""

@@ -109,13 +109,13 @@ def roll_out_film(rollout: RollOut, side: int = 96, columns: int = 3) -> list[Pi
     return [_roll_out_picture(rollout, frame, side, columns) for frame in range(rollout.truth.shape[1])]
 
 
-def gif(film: Sequence[Picture]) -> bytes:
-    """A film as a looped GIF, resting on its last frame."""
+def gif(film: Sequence[Picture], milliseconds: int = FRAME_MILLISECONDS) -> bytes:
+    """A film as a looped GIF, resting on its last frame; each of the others stays for so many ``milliseconds``."""
     images = [Image.fromarray(picture) for picture in film]
     palette = Image.fromarray(np.concatenate(film, axis=1)).quantize(255)
     reduced = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     buffer = io.BytesIO()
-    durations = [FRAME_MILLISECONDS] * (len(film) - 1) + [4 * FRAME_MILLISECONDS]
+    durations = [milliseconds] * (len(film) - 1) + [4 * milliseconds]
     reduced[0].save(buffer, "GIF", save_all=True, append_images=reduced[1:], duration=durations, loop=0, optimize=False)
     return buffer.getvalue()
 

@@ -4,37 +4,40 @@ In the basis ``dct`` a tubelet is written as its 3-D cosine transform (orthonorm
 is normalised to mean 0 and, with ``whiten: 1``, deviation 1 over clips, as latents are. Raw pixels are nearly all mean
 colour; in this basis an edge, or the difference between the two frames, counts as much. ``whiten: 0`` keeps the
 coefficients' own proportions (as loss: that of pixels), and between them the deviation is left to the power ``1 - whiten``.
+
+In the basis ``normalised`` every patch has its own mean and deviation taken out, colour by colour, as in masked
+autoencoders: what is left is texture and shape, and there is no way back to a picture.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from nextvid.errors import UserError
 from nextvid.models.encoder import FrameTensor, patchify, unpatchify
 from nextvid.models.frequencies import tubelet_basis
+from nextvid.targets.normalised import normalised_patches
+from nextvid.targets.space import Latents, Space, SpaceConfig, digest_of, square
 
-Latents = Float[Tensor, "batch latent_frames places channels"]
 SMALLEST_DEVIATION = 0.02
+DEFAULT_PATCH = 16
 
 
 @dataclass(frozen=True)
-class PixelsConfig:
+class PixelsConfig(SpaceConfig):
     """``downsample``: each side is averaged down by this factor first.
 
-    ``basis``: ``pixels``, normalised by ``mean`` and ``std`` (of values in [-1, 1]), or ``dct``, normalised coefficient by
-    coefficient by what :meth:`Pixels.fit` measures, as far as ``whiten`` (0 to 1) says.
+    ``basis``: ``pixels``, normalised by ``mean`` and ``std`` (of values in [-1, 1]); ``dct``, normalised coefficient by
+    coefficient by what :meth:`Pixels.fit` measures, as far as ``whiten`` (0 to 1) says; or ``normalised``, patch by patch.
     """
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     name: Literal["pixels"] = "pixels"
     downsample: int = 1
-    basis: Literal["pixels", "dct"] = "pixels"
+    basis: Literal["pixels", "dct", "normalised"] = "pixels"
     whiten: float = 1.0
     mean: float = 0.0
     std: float = 0.5
@@ -46,10 +49,16 @@ class PixelsConfig:
             raise ValueError(f"whiten={self.whiten} must lie in [0, 1]")
         if self.whiten != 1 and self.basis != "dct":
             raise ValueError(f"whiten={self.whiten} is for basis=dct; pixels are normalised by mean and std")
+        if self.basis == "normalised" and (self.mean, self.std) != (0.0, 0.5):
+            raise ValueError("basis=normalised takes each patch's own mean and deviation; leave out mean and std")
+
+    def build(self, patch: int | None, tubelet: int) -> "Pixels":
+        """Nothing is read."""
+        return Pixels(self, patch or DEFAULT_PATCH, tubelet)
 
 
-class Pixels(nn.Module):
-    """Normalised pixels on the encoder's patch grid; no parameters."""
+class Pixels(Space):
+    """Normalised pixels on the encoder's patch grid."""
 
     transform: Tensor
     mean: Tensor
@@ -62,21 +71,19 @@ class Pixels(nn.Module):
                 f"objective.target.downsample={config.downsample} does not divide the patch of {patch} pixels"
             )
         self.config = config
-        self.patch = patch // config.downsample
+        self.patch, self.small_patch = patch, patch // config.downsample
         self.tubelet = tubelet
+        self.channels = 3 * tubelet * self.small_patch**2
+        self.decodes = config.basis != "normalised"
+        self.checksum = digest_of("pixels", repr(config))
         self.register_buffer("mean", torch.full((self.channels,), config.mean))
         self.register_buffer("std", torch.full((self.channels,), config.std))
         self.register_buffer("transform", self._transform(), persistent=False)
 
-    @property
-    def channels(self) -> int:
-        """Values a token."""
-        return 3 * self.tubelet * self.patch**2
-
     def _transform(self) -> Float[Tensor, "channels channels"]:
-        if self.config.basis == "pixels":
-            return torch.eye(self.channels)
-        return tubelet_basis(self.patch, self.tubelet)
+        if self.config.basis == "dct":
+            return tubelet_basis(self.small_patch, self.tubelet)
+        return torch.eye(self.channels)
 
     @torch.no_grad()
     def fit(self, frames: FrameTensor) -> None:
@@ -93,20 +100,35 @@ class Pixels(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: FrameTensor) -> Latents:
-        """Frames in [-1, 1] ``(B, F, 3, H, W)`` to normalised latents ``(B, T, N, C)``."""
+        """Frames in [-1, 1] ``(B, F, 3, H, W)`` to normalised latents ``(B, T, N, C)``, in full precision: a target is not
+        rounded, whatever the model computes in.
+        """
+        if self.config.basis == "normalised":
+            return normalised_patches(self.shown(frames), self.small_patch, self.tubelet).values
         return (self._raw(frames) - self.mean) / self.std
 
     @torch.no_grad()
-    def decode(self, latents: Latents, height: int, width: int) -> FrameTensor:
-        """Latents ``(B, T, N, C)`` of a ``height`` x ``width`` patch grid to frames in [-1, 1], at the space's resolution."""
+    def decode(self, latents: Latents, rows: int | None = None, columns: int | None = None) -> FrameTensor:
+        """Latents ``(B, T, N, C)`` of a ``rows`` x ``columns`` patch grid to frames in [-1, 1], at the space's resolution."""
+        if not self.decodes:
+            raise UserError(
+                "normalised patches have lost their mean and contrast: there is no way back to frames. Draw in the basis pixels "
+                "or dct"
+            )
+        rows, columns = square(latents, rows, columns)
         with torch.autocast(latents.device.type, enabled=False):
             values = (latents.float() * self.std + self.mean) @ self.transform
-        return unpatchify(values, self.patch, self.tubelet, height * self.patch, width * self.patch)
+        side = self.small_patch
+        return unpatchify(values, side, self.tubelet, rows * side, columns * side)
+
+    def shown(self, frames: FrameTensor) -> FrameTensor:
+        """``frames`` averaged down as the space does it."""
+        if self.config.downsample == 1:
+            return frames
+        small = functional.avg_pool2d(frames.flatten(0, 1), self.config.downsample)
+        return small.unflatten(0, frames.shape[:2])
 
     def _raw(self, frames: FrameTensor) -> Latents:
-        """Coefficients before normalisation, in full precision: a target is not rounded, whatever the model computes in."""
-        if self.config.downsample > 1:
-            small = functional.avg_pool2d(frames.flatten(0, 1), self.config.downsample)
-            frames = small.unflatten(0, frames.shape[:2])
+        """Coefficients before normalisation."""
         with torch.autocast(frames.device.type, enabled=False):
-            return patchify(frames, self.patch, self.tubelet) @ self.transform.T
+            return patchify(self.shown(frames), self.small_patch, self.tubelet) @ self.transform.T

@@ -4,8 +4,10 @@ import copy
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +20,7 @@ from nextvid.models.encoder import FrameTensor
 Latents = Float[Tensor, "batch latent_frames places channels"]
 Images = Float[Tensor, "images 3 rows columns"]
 Maps = Float[Tensor, "images map_channels map_rows map_columns"]
+ClipMaps = Float[Tensor, "batch times map_channels map_rows map_columns"]
 SMALLEST_DEVIATION = 1e-4
 CHUNK = 64
 
@@ -28,8 +31,8 @@ class SpaceConfig:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    def build(self, patch: int, tubelet: int) -> "Space":
-        """The space on a grid of ``patch`` pixels and ``tubelet`` frames.
+    def build(self, patch: int | None, tubelet: int) -> "Space":
+        """The space on a grid of ``patch`` pixels (None: as fine as it is) and ``tubelet`` frames.
 
         Without its weights where the default device is ``meta``. Raises ``UserError`` for a file that is missing or does not
         fit, and where the space cannot be laid out on that grid.
@@ -74,6 +77,9 @@ class Space(nn.Module, ABC):
         """Measure on clips in [-1, 1] what the latents are normalised by, where that is not known; nothing by default."""
         del frames
 
+    def check_normalised(self) -> None:
+        """Raise ``UserError`` where it is not known yet what the latents are normalised by; they always are by default."""
+
     def shown(self, frames: FrameTensor) -> FrameTensor:
         """``frames`` at the resolution that :meth:`decode` gives: the same one by default."""
         return frames
@@ -98,7 +104,8 @@ def freeze(network: nn.Module) -> nn.Module:
     """Make every parameter and buffer of ``network`` a buffer that no checkpoint holds, and switch it to evaluation.
 
     A frozen network is then neither trained, averaged, sharded nor saved, but it moves between devices with the rest. What
-    it was is known by its file's checksum.
+    it was is known by its file's checksum. Libraries ask a module's ``parameters()`` which type or device it computes in:
+    inside the network that gives the buffers instead.
     """
     for module in network.modules():
         for name, parameter in list(module._parameters.items()):
@@ -106,7 +113,13 @@ def freeze(network: nn.Module) -> nn.Module:
                 del module._parameters[name]
                 module.register_buffer(name, parameter.detach(), persistent=False)
         module._non_persistent_buffers_set.update(module._buffers)
+        # a partial, unlike a closure, is copied with its module
+        module.__dict__["parameters"] = partial(_numbers_of, module)
     return network.eval()
+
+
+def _numbers_of(module: nn.Module, recurse: bool = True) -> Iterator[Tensor]:
+    return (buffer for buffer in module.buffers(recurse) if buffer.is_floating_point())
 
 
 def on_meta() -> bool:
@@ -119,19 +132,36 @@ def digest_of(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-class NetworkSpace(Space):
-    """A space that a frozen network makes of single frames: maps ``(n, C, h, w)``, finer than the patch grid or equal to it.
+class MapSpace(Space):
+    """A space that a frozen network makes of clips: maps ``(B, F / period, C, h, w)``, finer than the patch grid or equal to it.
 
-    A finer map is folded into channels, and the frames of a tubelet are stacked on channels: a token's values stand in the
-    order (frame, channel, row, column). Each of the C channels is normalised by one mean and deviation.
+    A finer map is folded into channels, and the maps of a tubelet are stacked on channels: a token's values stand in the
+    order (map, channel, row, column). Each of the C channels is normalised by one mean and deviation.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, channels: int, stride: int, patch: int, tubelet: int, where: str) -> None:
-        """``stride``: pixels a side of a map's cell; ``where`` names the setting in the error."""
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: int,
+        stride: int,
+        patch: int | None,
+        tubelet: int,
+        where: str,
+        period: int = 1,
+    ) -> None:
+        """``stride``: pixels a side of a map's cell, and of a patch where that is None; ``period``: frames a map; ``where`` names
+        the setting in the error.
+        """
         super().__init__()
+        patch = stride if patch is None else patch
+        if tubelet % period:
+            raise UserError(
+                f"{where} has one latent every {period} frames, which does not divide the tubelet of {tubelet} frames; set "
+                f"encoder.tubelet to {period}, or to a multiple of it"
+            )
         if patch % stride:
             raise UserError(
                 f"{where} has one latent every {stride} pixels, which does not divide the patch of {patch} pixels: its grid "
@@ -142,22 +172,21 @@ class NetworkSpace(Space):
         self.patch, self.tubelet = patch, tubelet
         self.fold = patch // stride
         self.map_channels = channels
-        self.channels = tubelet * channels * self.fold**2
+        self.stacked = tubelet // period
+        self.channels = self.stacked * channels * self.fold**2
         self.normalised = False
         self.chunk = CHUNK
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
-        self._costs: dict[int, int] = {}
+        self._costs: dict[tuple[int, int], int] = {}
 
     @abstractmethod
-    def to_maps(self, images: Images) -> Maps:
-        """Images in [-1, 1] to the network's maps, not normalised."""
+    def maps_of(self, frames: FrameTensor) -> ClipMaps:
+        """Clips in [-1, 1] to the network's maps, not normalised."""
 
-    def to_images(self, maps: Maps) -> Images:
-        """The inverse of :meth:`to_maps`. Raises ``UserError`` where there is none."""
-        raise UserError(
-            "this space has no way back from latents to frames: it can be learned from, and not be drawn in"
-        )
+    @abstractmethod
+    def frames_of(self, maps: ClipMaps) -> FrameTensor:
+        """The inverse of :meth:`maps_of`. Raises ``UserError`` where there is none."""
 
     def normalise_by(self, mean: Tensor, std: Tensor) -> None:
         """Take over known statistics, one number a channel in any shape. Raises ``UserError`` where they do not fit."""
@@ -176,64 +205,83 @@ class NetworkSpace(Space):
     def fit(self, frames: FrameTensor) -> None:
         """Measure each channel's mean and deviation on clips in [-1, 1], unless they came with the weights."""
         if not self.normalised:
-            maps = self._in_chunks(self.to_maps, frames.flatten(0, 1)).float()
-            self.mean.copy_(maps.mean(dim=(0, 2, 3)))
-            self.std.copy_(maps.std(dim=(0, 2, 3)).clamp(min=SMALLEST_DEVIATION))
+            maps = self.maps_of(frames).float()
+            self.mean.copy_(maps.mean(dim=(0, 1, 3, 4)))
+            self.std.copy_(maps.std(dim=(0, 1, 3, 4)).clamp(min=SMALLEST_DEVIATION))
 
     @torch.no_grad()
     def encode(self, frames: FrameTensor) -> Latents:
         """Frames in [-1, 1] ``(B, F, 3, H, W)`` to normalised latents ``(B, T, N, C)``; so many frames at once as ``chunk``."""
         _, rows, columns = self.grid(frames)
-        maps = self._in_chunks(self.to_maps, frames.flatten(0, 1)).float()
+        maps = self.maps_of(frames).float()
         if maps.shape[-2:] != (rows * self.fold, columns * self.fold):
             raise UserError(
                 f"frames of {frames.shape[-2]}x{frames.shape[-1]} pixels make maps of {maps.shape[-2]}x{maps.shape[-1]}, "
                 f"which do not lie on a grid of {rows}x{columns} patches"
             )
-        return self.to_tokens(self._normalised(maps).unflatten(0, frames.shape[:2]))
+        return self.to_tokens((maps - self.mean[:, None, None]) / self.std[:, None, None])
 
     @torch.no_grad()
     def decode(self, latents: Latents, rows: int | None = None, columns: int | None = None) -> FrameTensor:
         """Latents ``(B, T, N, C)`` to frames in about [-1, 1] ``(B, F, 3, H, W)``."""
         maps = self.to_cells(latents.float(), *square(latents, rows, columns))
-        flat = maps.flatten(0, 1) * self.std[:, None, None] + self.mean[:, None, None]
-        return self._in_chunks(self.to_images, flat).float().unflatten(0, maps.shape[:2])
+        return self.frames_of(maps * self.std[:, None, None] + self.mean[:, None, None]).float()
 
-    def to_tokens(self, maps: Float[Tensor, "batch frames map_channels map_rows map_columns"]) -> Latents:
-        """Maps of every frame to tokens of the patch grid."""
+    def to_tokens(self, maps: ClipMaps) -> Latents:
+        """Maps of clips to tokens of the patch grid."""
         b, f, c, h, w = maps.shape
-        k, t = self.fold, self.tubelet
+        k, t = self.fold, self.stacked
         cut = maps.reshape(b, f // t, t, c, h // k, k, w // k, k)
         return cut.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(b, f // t, (h // k) * (w // k), self.channels)
 
-    def to_cells(
-        self, latents: Latents, rows: int, columns: int
-    ) -> Float[Tensor, "batch frames map_channels map_rows map_columns"]:
+    def to_cells(self, latents: Latents, rows: int, columns: int) -> ClipMaps:
         """The inverse of :meth:`to_tokens`."""
         b, n = latents.shape[:2]
-        k, t, c = self.fold, self.tubelet, self.map_channels
+        k, t, c = self.fold, self.stacked, self.map_channels
         cells = latents.reshape(b, n, rows, columns, t, c, k, k).permute(0, 1, 4, 5, 2, 6, 3, 7)
         return cells.reshape(b, n * t, c, rows * k, columns * k)
 
     def flops(self, frames: int, size: int) -> int:
-        """Counted by running a copy without storage, once a size."""
-        if size not in self._costs:
-            self._costs[size] = _counted(self, size)
-        return frames * self._costs[size]
+        """Counted by running a copy without storage, once a length and size."""
+        if (frames, size) not in self._costs:
+            self._costs[frames, size] = _counted(self, frames, size)
+        return self._costs[frames, size]
 
-    def _normalised(self, maps: Maps) -> Maps:
-        return (maps - self.mean[:, None, None]) / self.std[:, None, None]
+    def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor, count: int) -> Tensor:
+        """In full precision on a CPU: in bfloat16 convolutions take 20 times as long on one that has no instructions for it."""
+        full = torch.autocast("cpu", enabled=False) if batch.device.type == "cpu" else nullcontext()
+        with full:
+            return torch.cat([function(part) for part in batch.split(count)])
 
-    def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        return torch.cat([function(part) for part in batch.split(self.chunk)])
+
+class NetworkSpace(MapSpace):
+    """A space of maps that a frozen network makes of single frames."""
+
+    @abstractmethod
+    def to_maps(self, images: Images) -> Maps:
+        """Images in [-1, 1] to the network's maps, not normalised."""
+
+    def to_images(self, maps: Maps) -> Images:
+        """The inverse of :meth:`to_maps`. Raises ``UserError`` where there is none."""
+        raise UserError(
+            "this space has no way back from latents to frames: it can be learned from, and not be drawn in"
+        )
+
+    def maps_of(self, frames: FrameTensor) -> ClipMaps:
+        """Clips in [-1, 1] to the network's maps, a frame a map."""
+        return self._in_chunks(self.to_maps, frames.flatten(0, 1), self.chunk).unflatten(0, frames.shape[:2])
+
+    def frames_of(self, maps: ClipMaps) -> FrameTensor:
+        """The inverse of :meth:`maps_of`. Raises ``UserError`` where there is none."""
+        return self._in_chunks(self.to_images, maps.flatten(0, 1), self.chunk).unflatten(0, maps.shape[:2])
 
 
-def _counted(space: NetworkSpace, size: int) -> int:
-    """Operations of one frame of ``size`` pixels."""
+def _counted(space: MapSpace, frames: int, size: int) -> int:
+    """Operations of one clip."""
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 (half a second)
 
-    image: Any = torch.zeros(1, 3, size, size, device="meta")
+    clip: Any = torch.zeros(1, frames, 3, size, size, device="meta")
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        copy.deepcopy(space).to("meta").to_maps(image)
+        copy.deepcopy(space).to("meta").maps_of(clip)
     return counter.get_total_flops()

@@ -87,6 +87,7 @@ def _pretrain(
         fresh = not list_checkpoints(run.checkpoints)
         # Before anything is written, so that a wrong init leaves nothing behind.
         report = start_from(objective, recipe, recipe.init) if recipe.init is not None and fresh else None
+        run.check_reliances(objective.relies_on())
         mixtures = build_mixtures(recipe, run.path, console)
     world.same("what they start from", report.source.name if report is not None else "")
     world.same("the footage", "; ".join(_digests(mixtures)))
@@ -99,6 +100,7 @@ def _pretrain(
         trainer = build_trainer(recipe, world, objective)
     checkpoint = _resume(trainer, run, console)
     if world.first:
+        run.keep_reliances(objective.relies_on())
         keep_footage(mixtures, run.path)
         _say_changes(run, recipe, changes, trainer.progress.step, console)
         run.write_environment(trainer.device, world.ranks)

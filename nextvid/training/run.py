@@ -26,7 +26,7 @@ from nextvid.settings import Strict
 from nextvid.training.device import processor_name
 
 FORMAT_VERSION = 1
-CHANGES = "recipe_changes.jsonl"
+CHANGES, RELIANCES = "recipe_changes.jsonl", "relies_on.json"
 LET_GO = 2.0
 """Seconds within which the loader's workers of a run that was killed have let go of the folder."""
 SPEED_ONLY = re.compile(
@@ -72,6 +72,20 @@ class Run:
         with (self.path / CHANGES).open("a") as handle:
             handle.write(json.dumps({"format_version": FORMAT_VERSION, "step": step, "changes": changes}) + "\n")
         replace_file(self.path / "recipe.yaml", save_recipe(recipe).encode())
+
+    def keep_reliances(self, checksums: Mapping[str, str]) -> None:
+        """Write down what the run relies on outside its folder: the checksum of each file, by the setting that names it."""
+        replace_json(self.path / RELIANCES, {"format_version": FORMAT_VERSION, "checksums": dict(checksums)})
+
+    def check_reliances(self, checksums: Mapping[str, str]) -> None:
+        """Raise ``UserError`` where something that the run began with is another file now."""
+        known = read_json(self.path / RELIANCES).get("checksums", {})
+        for setting, digest in checksums.items():
+            if known.get(setting, digest) != digest:
+                raise UserError(
+                    f"{setting} is not what {self.path} began with: its weights have changed. Put the old file back (SHA-256 "
+                    f"{known[setting]}), or start another run"
+                )
 
     def _changes(self, recipe: Strict, stored: Path, allow: bool) -> list[str]:
         """A setting that an earlier nextvid did not know, and so did not write, has its default."""

@@ -35,7 +35,7 @@ from nextvid.vae.config import VaeRecipe
 from nextvid.vae.evaluation import Judge
 from nextvid.vae.page import write_vae_page
 from nextvid.vae.trainer import VaeTrainer, build_vae_trainer, learning_rate, plan_of, train_step
-from nextvid.vae.weights import VAE_FILE, latent_statistics, write_vae
+from nextvid.targets.vae_file import VAE_FILE, latent_statistics, write_vae
 
 BAD_STEPS = 20
 """So many steps in a row that are not finite end the training: rates are too high."""

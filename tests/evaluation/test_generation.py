@@ -1,6 +1,7 @@
 """Figures of drawn frames, against cases whose answer is known."""
 
 import json
+from typing import get_args
 from unittest import mock
 
 import pytest
@@ -10,16 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextvid.data.transforms import normalise
-from nextvid.evaluation.generation import (
-    Drawn,
-    draw_next_frames,
-    figures,
-    gradient_energy,
-    psnr,
-    roll_out,
-    roll_out_figures,
-    ssim,
-)
+from nextvid.evaluation.generation import Drawn, draw_next_frames, go_on, roll_out
+from nextvid.evaluation.likeness import figures, gradient_energy, psnr, roll_out_figures, ssim
+from nextvid.objectives.flow import Sampling, Solver
+from nextvid.targets.pixels import PixelsConfig
 
 CASE = Case(frames=4, height=2, width=2, patch=8, batch=3)
 
@@ -132,3 +127,54 @@ def test_figures_say_which_of_two_drawings_is_better() -> None:
     assert found["next_frame"]["psnr"] > found["single_sample"]["psnr"] + 3 > found["copy_last"]["psnr"]
     assert found["sharpness"]["generated"] > found["sharpness"]["truth"]
     assert 0.1 < found["diversity"] < 0.2
+
+
+def test_equal_seeds_give_equal_drawings_and_others_give_others() -> None:
+    objective = make_objective(CASE)
+    begun = clips(4)
+    first, again, other = (go_on(objective, begun, 2, 3, samples=2, seed=seed, progress=False) for seed in (1, 1, 2))
+    assert first.shape == (2, 3, 4, 3, 16, 16)
+    assert torch.equal(first, again)
+    assert (first - other).abs().mean() > 0.01
+    assert (first[0] - first[1]).abs().mean() > 0.01
+    alone = go_on(objective, begun[:1], 2, 3, samples=1, seed=1, progress=False)
+    torch.testing.assert_close(alone, first[:1, :1], rtol=1e-4, atol=1e-4)
+
+
+def test_at_temperature_0_all_samples_are_one() -> None:
+    objective = make_objective(CASE)
+    for solver in get_args(Solver):
+        cold = Sampling(solver, 4, temperature=0.0, tolerance=0.1)
+        drawn = draw_next_frames(objective, clips(), samples=2, seed=3, progress=False, sampling=cold)
+        assert torch.equal(drawn.samples[0], drawn.samples[1])
+
+
+def test_solvers_of_one_flow_agree_as_their_steps_get_finer() -> None:
+    objective = make_objective(CASE)
+    one = clips(4, 1)
+    fine = [Sampling("euler", 100), Sampling("heun", 40), Sampling("adaptive", tolerance=1e-3)]
+    a, b, c = (draw_next_frames(objective, one, 1, progress=False, sampling=how).samples for how in fine)
+    coarse = draw_next_frames(objective, one, 1, progress=False, sampling=Sampling("euler", 4)).samples
+    assert (b - c).abs().mean() < 0.01
+    assert (a - b).abs().mean() < 0.02
+    assert (coarse - b).abs().mean() > 2 * (a - b).abs().mean()
+
+
+def test_what_a_mask_hides_changes_nothing_that_is_rolled_out() -> None:
+    objective = make_objective(CASE)
+    begun, visible = clips(4), torch.tensor([[0, 3]] * 3)
+    other = begun.clone()
+    other[..., :8, 8:] = 0  # place 1 of 2 x 2
+    a, b = (go_on(objective, frames, 2, 3, 1, visible=visible, progress=False) for frames in (begun, other))
+    assert torch.equal(a, b)
+    open_eyed = go_on(objective, begun, 2, 3, 1, progress=False)
+    assert not torch.equal(a, open_eyed)
+
+
+def test_any_target_space_is_drawn_at_its_own_resolution() -> None:
+    objective = make_objective(CASE, target=PixelsConfig(downsample=2))
+    drawn = draw_next_frames(objective, clips(), samples=1, progress=False)
+    assert drawn.samples.shape[-2:] == drawn.truth.shape[-2:] == (8, 8)
+    torch.testing.assert_close(drawn.truth[0, 0, 0, 0, 0], clips()[0, 2, 0, :2, :2].float().mean() / 255)
+    rolled = roll_out(objective, clips(), context=4, window=3)
+    assert rolled.samples.shape[-2:] == rolled.truth.shape[-2:] == rolled.copied.shape[-2:] == (8, 8)

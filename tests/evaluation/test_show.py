@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import Case, make_objective, small_recipe
 from rich.console import Console
 
 from nextvid.config import load_recipe, save_recipe
 from nextvid.evaluation import show
+from nextvid.evaluation.generation import GREY, hide, hiding_mask
 from nextvid.evaluation.show import feature_maps, further_clips, report_run
+from nextvid.targets.features import FeaturesConfig
 from nextvid.training.footage import build_mixtures
 from nextvid.training.loop import pretrain
 
@@ -76,18 +79,30 @@ def test_feature_maps_give_one_colour_to_one_feature_and_tell_two_apart() -> Non
 
 def test_the_mask_that_is_shown_is_the_last_that_hides_something() -> None:
     masks = ["stages.2.masks=[{blocks: 3}, {blocks: 5}]", "stages.3.masks=[{blocks: 0}]"]
-    assert show._shown_mask(load_recipe("tiny", masks)).blocks == 3
-    assert show._shown_mask(load_recipe("tiny", ["stages.*.masks=[{blocks: 0}]"])).blocks == 0
+    assert hiding_mask(load_recipe("tiny", masks)).blocks == 3
+    assert hiding_mask(load_recipe("tiny", ["stages.*.masks=[{blocks: 0}]"])).blocks == 0
 
 
 def test_what_is_hidden_is_grey_and_what_is_seen_is_as_it_was() -> None:
     clips = torch.randint(129, 256, (2, 2, 3, 16, 16), dtype=torch.uint8)
     visible = torch.tensor([[0, 5], [3, 15]])
-    hidden = show._hide(clips, visible, 4, 4)
+    hidden = hide(clips, visible, 4, 4)
     seen = torch.zeros(2, 16, dtype=torch.bool).scatter_(1, visible, True).view(2, 4, 4)
     for clip in range(2):
         for row in range(4):
             for column in range(4):
                 at = (slice(None), slice(None), slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
-                wanted = clips[clip][at] if seen[clip, row, column] else torch.full_like(clips[clip][at], show.GREY)
+                wanted = clips[clip][at] if seen[clip, row, column] else torch.full_like(clips[clip][at], GREY)
                 assert torch.equal(hidden[clip][at], wanted)
+
+
+def test_of_a_space_without_a_way_back_to_frames_there_are_feature_maps_alone() -> None:
+    case = Case(frames=2, height=4, width=4)
+    objective = make_objective(case, target=FeaturesConfig())
+    recipe = small_recipe()
+    clips = torch.randint(0, 256, (2, 4, 3, 16, 16), dtype=torch.uint8)
+    found, pictures = show.show(objective, recipe, clips, clips)
+    assert found is None
+    assert pictures.drawings is None
+    assert pictures.rollout is None
+    assert pictures.features.maps.shape == (2, 2, 4, 4, 3)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import nextvid
 from nextvid.config import Recipe
 from nextvid.errors import UserError
-from nextvid.inference.frames import prepare
+from nextvid.data.transforms import prepare
 from nextvid.inference.load import LoadedEncoder, read_config
 from nextvid.objectives import NextVid
 from nextvid.training.run import Run

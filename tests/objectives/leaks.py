@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from nextvid.data.loader import Batch
 from nextvid.data.transforms import normalise
-from nextvid.inference.frames import prepare
+from nextvid.data.transforms import prepare
 from nextvid.inference.streaming import Stream
 from nextvid.models.attention import frame_causal_mask
 from nextvid.models.decoder import Decoder

@@ -16,9 +16,10 @@ from nextvid.data.loader import Batch
 from nextvid.data.transforms import normalise
 from nextvid.masking import MaskConfig
 from nextvid.objectives import NextVid, Objective
-from nextvid.objectives.flow import flow_loss, noisy_latents
+from nextvid.objectives.flow import Sampling, flow_loss, noisy_latents
 
 CASE = Case(frames=3, height=3, width=3, batch=4)
+FEW_STEPS = Sampling(steps=3)
 MASKS = [MaskConfig(2, 0.2), MaskConfig(1, 0.5)]
 
 
@@ -200,15 +201,15 @@ def test_the_clean_prediction_switch_changes_the_loss_and_the_sampler() -> None:
     tau, h0 = clean._draw_flow(h1, keys, 0)
     output = clean.decoder(noisy_latents(h1, h0, tau), z, tau, *CASE.grid)
     assert torch.equal(clean.generation_loss([z], h1, CASE.grid, keys), flow_loss(output, h1, h0, tau, "clean"))
-    assert not torch.equal(clean.sample(z, CASE.grid, keys, 2), velocity.sample(z, CASE.grid, keys, 2))
+    assert not torch.equal(clean.sample(z, CASE.grid, keys, FEW_STEPS), velocity.sample(z, CASE.grid, keys, FEW_STEPS))
 
 
 def test_a_sample_depends_on_its_key_and_not_on_its_batch() -> None:
     model, clip, keys = objective(), make_clip(CASE), [1, 2, 3, 4]
     z = model.predict(clip, model.draw_visible(clip, MASKS[0], keys, 0)).detach()
-    drawn = model.sample(z, CASE.grid, keys, steps=3)
-    torch.testing.assert_close(model.sample(z[2:3], CASE.grid, [3], steps=3), drawn[2:3], rtol=1e-4, atol=1e-4)
-    assert not torch.equal(model.sample(z, CASE.grid, [9, 2, 3, 4], steps=3)[0], drawn[0])
+    drawn = model.sample(z, CASE.grid, keys, FEW_STEPS)
+    torch.testing.assert_close(model.sample(z[2:3], CASE.grid, [3], FEW_STEPS), drawn[2:3], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(model.sample(z, CASE.grid, [9, 2, 3, 4], FEW_STEPS)[0], drawn[0])
 
 
 def test_a_stage_is_taken_over() -> None:

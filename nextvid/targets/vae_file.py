@@ -13,7 +13,7 @@ from torch import Tensor
 from nextvid.errors import UserError, nearest
 from nextvid.files import replacing
 from nextvid.models.autoencoder import Autoencoder, AutoencoderConfig
-from nextvid.weights import check_fit, fill, read_metadata, read_shapes, read_tensors
+from nextvid.weights import fill, read_metadata, read_tensors
 
 FORMAT_VERSION = 1
 VAE_FILE = "vae.safetensors"
@@ -76,19 +76,13 @@ def read_vae_config(file: Path) -> tuple[AutoencoderConfig, dict[str, Any]]:
         raise UserError(f"{file} is not an autoencoder written by nextvid vae train: it carries no configuration")
     try:
         facts = json.loads(metadata["vae"])
-        model = {key: tuple(v) if isinstance(v, list) else v for key, v in facts["model"].items()}
+        model: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in facts["model"].items()}
         config = AutoencoderConfig(**model)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the configuration in {file} cannot be read ({error!r}); train or export it anew") from error
     if facts.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{file} has format version {facts.get('format_version')}, this nextvid reads {FORMAT_VERSION}")
     return config, facts
-
-
-def check_vae(file: Path, network: Autoencoder) -> None:
-    """Raise ``UserError`` where the names and shapes in ``file`` are not those of ``network``, without reading the rest."""
-    shapes = {name: shape for name, shape in read_shapes(file).items() if name not in (MEAN, STD)}
-    check_fit(shapes, network.state_dict(), file)
 
 
 def load_vae(file: Path, network: Autoencoder) -> tuple[Statistic, Statistic]:
