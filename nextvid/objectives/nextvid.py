@@ -22,6 +22,7 @@ from nextvid.randomness import normal, uniform
 from nextvid.settings import StageConfig
 from nextvid.targets.pixels import PixelsConfig
 from nextvid.targets.registry import AnyTarget, build_space
+from nextvid.targets.space import MapSpace, Space, SpaceConfig
 
 PredictedTokens = Float[Tensor, "batch predicted_frames places width"]
 Latents = Float[Tensor, "batch predicted_frames places channels"]
@@ -108,6 +109,10 @@ class NextVid(Objective):
         """The target space's weights, which no checkpoint holds."""
         return {"objective.target": self.target.checksum}
 
+    def draws_in(self) -> tuple[SpaceConfig, Space]:
+        """The target space."""
+        return self.config.target, self.target
+
     def begin_stage(self, stage: StageConfig) -> None:
         """Take over the stage's masks, draws of tau and EMA momentum."""
         assert stage.masks
@@ -122,7 +127,7 @@ class NextVid(Objective):
         """
         frames = normalise(batch.frames)
         reference = self.reference_tokens(frames)
-        h1 = self.target.encode(frames)[:, 1:]
+        h1 = self.target_latents(frames, batch)[:, 1:]
         grid = self.encoder.grid(frames)[1:]
         zero = frames.new_zeros(())
         terms = {name: zero for name in TERMS if weights.get(name)}
@@ -136,6 +141,13 @@ class NextVid(Objective):
             terms["flow"] = self.generation_loss(predicted, h1, grid, batch.keys)
         total = sum((weights[name] * term for name, term in terms.items()), start=zero)
         return Losses(total, terms, lambda: self._health(predicted[0].detach(), reference))
+
+    def target_latents(self, frames: FrameTensor, batch: Batch) -> Latents:
+        """The latents of all frames of a clip: of those that the batch brings along, or else encoded."""
+        if batch.latents is None:
+            return self.target.encode(frames)
+        assert isinstance(self.target, MapSpace)
+        return self.target.tokens_of(batch.latents)
 
     @torch.no_grad()
     def _health(self, z: PredictedTokens, reference: PredictedTokens) -> Health:
@@ -235,6 +247,7 @@ class NextVid(Objective):
         kept = [visible_count(mask, side, side) for mask in stage.masks or self.settings.masks]
         draws = (stage.draws or 1) if self.config.generation == "flow" else 1
         generates = max((stage.weights or {}).get("flow", (1.0,))) > 0
+        target = self.target.flops(stage.frames, stage.size) * generates
         return Flops(
             {
                 "encoder": sum(self.encoder.flops(encoded, count) for count in kept),
@@ -243,7 +256,7 @@ class NextVid(Objective):
             },
             frozen={
                 "encoder" if self.config.reference == "online" else "reference": self.encoder.flops(frames, side * side),
-                "target": self.target.flops(stage.frames, stage.size) * generates,
+                **({"target": target} if target else {}),
             },
         )
 

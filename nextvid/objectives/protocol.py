@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from nextvid.data.loader import Batch
 from nextvid.models.encoder import Encoder, EncoderConfig
 from nextvid.settings import StageConfig, Strict
+from nextvid.targets.space import Space, SpaceConfig
 
 
 class ObjectiveConfig(Strict):
@@ -116,6 +117,10 @@ class Objective(nn.Module, ABC):
     def relies_on(self) -> dict[str, str]:
         """Checksums, by setting, of what it was built from and no checkpoint holds; a run goes on with the same only."""
         return {}
+
+    def draws_in(self) -> tuple[SpaceConfig, Space] | None:
+        """The target space whose maps a batch may bring along (``Batch.latents``), and its settings; by default none."""
+        return None
 
     @abstractmethod
     def begin_stage(self, stage: StageConfig) -> None:

@@ -21,7 +21,7 @@ from nextvid.errors import UserError
 from nextvid.models.encoder import FrameTensor, patchify, unpatchify
 from nextvid.models.frequencies import tubelet_basis
 from nextvid.targets.normalised import normalised_patches
-from nextvid.targets.space import Latents, Space, SpaceConfig, digest_of, square
+from nextvid.targets.space import Latents, ShownFrames, Space, SpaceConfig, digest_of, square
 
 SMALLEST_DEVIATION = 0.02
 DEFAULT_PATCH = 16
@@ -121,7 +121,7 @@ class Pixels(Space):
         side = self.small_patch
         return unpatchify(values, side, self.tubelet, rows * side, columns * side)
 
-    def shown(self, frames: FrameTensor) -> FrameTensor:
+    def shown(self, frames: FrameTensor) -> ShownFrames:
         """``frames`` averaged down as the space does it."""
         if self.config.downsample == 1:
             return frames

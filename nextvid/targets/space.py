@@ -18,6 +18,7 @@ from nextvid.errors import UserError
 from nextvid.models.encoder import FrameTensor
 
 Latents = Float[Tensor, "batch latent_frames places channels"]
+ShownFrames = Float[Tensor, "batch frames 3 shown_rows shown_columns"]
 Images = Float[Tensor, "images 3 rows columns"]
 Maps = Float[Tensor, "images map_channels map_rows map_columns"]
 ClipMaps = Float[Tensor, "batch times map_channels map_rows map_columns"]
@@ -80,7 +81,7 @@ class Space(nn.Module, ABC):
     def check_normalised(self) -> None:
         """Raise ``UserError`` where it is not known yet what the latents are normalised by; they always are by default."""
 
-    def shown(self, frames: FrameTensor) -> FrameTensor:
+    def shown(self, frames: FrameTensor) -> ShownFrames:
         """``frames`` at the resolution that :meth:`decode` gives: the same one by default."""
         return frames
 
@@ -113,6 +114,8 @@ def freeze(network: nn.Module) -> nn.Module:
                 del module._parameters[name]
                 module.register_buffer(name, parameter.detach(), persistent=False)
         module._non_persistent_buffers_set.update(module._buffers)
+        if getattr(module, "track_running_stats", False):
+            module.track_running_stats = False  # else a BatchNorm wants its count of batches from every checkpoint
         # a partial, unlike a closure, is copied with its module
         module.__dict__["parameters"] = partial(_numbers_of, module)
     return network.eval()
@@ -219,7 +222,12 @@ class MapSpace(Space):
                 f"frames of {frames.shape[-2]}x{frames.shape[-1]} pixels make maps of {maps.shape[-2]}x{maps.shape[-1]}, "
                 f"which do not lie on a grid of {rows}x{columns} patches"
             )
-        return self.to_tokens((maps - self.mean[:, None, None]) / self.std[:, None, None])
+        return self.tokens_of(maps)
+
+    @torch.no_grad()
+    def tokens_of(self, maps: ClipMaps) -> Latents:
+        """What :meth:`encode` makes of the network's maps, which may have been stored: normalised latents ``(B, T, N, C)``."""
+        return self.to_tokens((maps.float() - self.mean[:, None, None]) / self.std[:, None, None])
 
     @torch.no_grad()
     def decode(self, latents: Latents, rows: int | None = None, columns: int | None = None) -> FrameTensor:

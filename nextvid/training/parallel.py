@@ -45,15 +45,19 @@ def spread(objective: Objective, config: TrainingConfig, world: World, device: t
         objective,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # equal from the start, and those of a target space are large
         find_unused_parameters=True,
     )
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers of every stack in ``module``: what is computed again, compiled and sharded as one."""
+    """The layers of every stack in ``module`` that has weights: what is computed again, compiled and sharded as one.
+
+    A frozen target space has none (:func:`nextvid.targets.space.freeze`).
+    """
     for part in module.modules():
         if isinstance(part, nn.ModuleList):
-            yield from part
+            yield from (block for block in part if any(True for _ in block.named_parameters()))
 
 
 def unsynchronised(forward: Forward) -> AbstractContextManager[Any]:
@@ -80,6 +84,6 @@ def _shard(objective: Objective, config: TrainingConfig, device: torch.device) -
     half = torch.bfloat16 if config.precision == "bfloat16" else None
     # Autocast decides what is computed in which precision; the policy only halves what is sent.
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    parts = [part for part in objective.children() if any(True for _ in part.parameters())]
+    parts = [part for part in objective.children() if any(True for _ in part.named_parameters())]
     for module in (*blocks_of(objective), *parts, objective):
         fully_shard(module, mesh=mesh, mp_policy=policy)
