@@ -67,6 +67,10 @@ class Space(nn.Module, ABC):
     def encode(self, frames: FrameTensor) -> Latents:
         """Frames in [-1, 1] ``(B, F, 3, H, W)`` to normalised latents ``(B, T, N, C)``, without gradient."""
 
+    def encode_next(self, frames: FrameTensor) -> Latents:
+        """What there is to predict: the latents of all latent frames but the first."""
+        return self.encode(frames)[:, 1:]
+
     @abstractmethod
     def decode(self, latents: Latents, rows: int | None = None, columns: int | None = None) -> FrameTensor:
         """Latents ``(B, T, N, C)`` of a grid of ``rows`` x ``columns`` (by default a square) to frames in about [-1, 1].
@@ -177,7 +181,7 @@ class MapSpace(Space):
         self.map_channels = channels
         self.stacked = tubelet // period
         self.channels = self.stacked * channels * self.fold**2
-        self.normalised = False
+        self.carried = self.normalised = False
         self.chunk = CHUNK
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
@@ -202,15 +206,24 @@ class MapSpace(Space):
             raise UserError("the statistics hold a number that is not finite, or a deviation that is not above 0")
         self.mean.copy_(mean.flatten())
         self.std.copy_(std.flatten())
-        self.normalised = True
+        self.carried = self.normalised = True
 
     @torch.no_grad()
     def fit(self, frames: FrameTensor) -> None:
         """Measure each channel's mean and deviation on clips in [-1, 1], unless they came with the weights."""
-        if not self.normalised:
+        if not self.carried:
             maps = self.maps_of(frames).float()
             self.mean.copy_(maps.mean(dim=(0, 1, 3, 4)))
             self.std.copy_(maps.std(dim=(0, 1, 3, 4)).clamp(min=SMALLEST_DEVIATION))
+            self.normalised = True
+
+    def check_normalised(self) -> None:
+        """Raise ``UserError`` where neither came with the weights nor was measured what the latents are normalised by."""
+        if not self.normalised:
+            raise UserError(
+                "the space has no statistics yet, and latents that are not normalised are of no use: give statistics=FILE, or "
+                "measure them by space.fit(frames)"
+            )
 
     @torch.no_grad()
     def encode(self, frames: FrameTensor) -> Latents:
@@ -264,6 +277,10 @@ class MapSpace(Space):
 
 class NetworkSpace(MapSpace):
     """A space of maps that a frozen network makes of single frames."""
+
+    def encode_next(self, frames: FrameTensor) -> Latents:
+        """The first frames are not encoded: no other latent depends on them."""
+        return self.encode(frames[:, self.tubelet :])
 
     @abstractmethod
     def to_maps(self, images: Images) -> Maps:

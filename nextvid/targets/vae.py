@@ -140,8 +140,8 @@ def _unpickled(file: Path) -> Any:
 def _file(path: str, setting: str, usual: str) -> Path:
     if not path:
         raise UserError(
-            f"vavae needs {setting}: the file {usual} of hustvl/vavae-imagenet256-f16d32-dinov2 (objective.target.{setting}=PATH, "
-            f"or {setting}= in nextvid.targets.load)"
+            f"vavae needs {setting}: the file {usual} of hustvl/vavae-imagenet256-f16d32-dinov2 (objective.target."
+            f"{setting}=PATH, or {setting}= in nextvid.targets.load)"
         )
     file = Path(path).expanduser()
     if not file.is_file():
