@@ -1,6 +1,6 @@
 """The verb ``generate``: read, draw, measure, and write films, a contact sheet and figures."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from nextvid.generation.drawing import Drawing, Scene, draw, stage_scene, visibl
 from nextvid.generation.films import write_mp4
 from nextvid.generation.material import Footage, Material, find_material, read_material
 from nextvid.generation.measuring import measure, remarks_of, table_of
+from nextvid.generation.page import write_page
 from nextvid.generation.pictures import contact_sheet, film, films_alone
 from nextvid.generation.request import (
     Plan,
@@ -29,6 +30,7 @@ from nextvid.training.device import device_of
 
 FORMAT_VERSION = 1
 SHEET, FILM, ANIMATION, FIGURES, ALONE = "contact.png", "drawn.mp4", "drawn.gif", "generation.json", "sample_{}.mp4"
+PAGE = "report.html"
 
 
 def generate(
@@ -64,7 +66,9 @@ def generate(
     }
     folder = out or _folder(run, material)
     scene = stage_scene(objective, clips, visible, plan)
-    found["files"] = _write(folder, scene, drawing, beside, plan, _title(found))
+    pictures = _write(folder, scene, drawing, beside, plan, _title(found))
+    found["files"] = [*pictures.names, PAGE]
+    write_page(folder / PAGE, found, _title(found), pictures.sheet, pictures.film, _left_out(footage))
     replace_json(folder / FIGURES, found)
     console.print(table_of(found))
     for remark in [*remarks_of(found), *_left_out(footage)]:
@@ -134,12 +138,23 @@ def _title(found: dict[str, Any]) -> str:
     return f"{Path(found['model']).name} on {Path(found['material']['name']).name}: {what}{how}"
 
 
-def _write(folder: Path, scene: Scene, drawing: Drawing, other: Drawing | None, plan: Plan, title: str) -> list[str]:
-    """All pictures; the names of the files. A single clip's samples are films of their own too."""
+@dataclass(frozen=True)
+class Written:
+    """The names of the pictures' files, and what the contact sheet (PNG) and the moving one (GIF) hold."""
+
+    names: list[str]
+    sheet: bytes
+    film: bytes
+
+
+def _write(folder: Path, scene: Scene, drawing: Drawing, other: Drawing | None, plan: Plan, title: str) -> Written:
+    """All pictures. A single clip's samples are films of their own too."""
     folder.mkdir(parents=True, exist_ok=True)
     fps, moving = plan.cut.spec.fps, film(scene, drawing, other)
-    replace_file(folder / SHEET, png(contact_sheet(scene, drawing, other, fps, title)))
-    replace_file(folder / ANIMATION, gif(moving, milliseconds=round(1000 / fps)))
+    sheet = png(contact_sheet(scene, drawing, other, fps, title))
+    animation = gif(moving, milliseconds=round(1000 / fps))
+    replace_file(folder / SHEET, sheet)
+    replace_file(folder / ANIMATION, animation)
     write_mp4(folder / FILM, moving, fps)
     alone = films_alone(scene, drawing) if len(scene.real) == 1 else []
     names = [ALONE.format(number + 1) for number in range(len(alone))]
@@ -148,7 +163,7 @@ def _write(folder: Path, scene: Scene, drawing: Drawing, other: Drawing | None, 
     for old in folder.glob(ALONE.format("*")):
         if old.name not in names:
             old.unlink()
-    return [SHEET, FILM, ANIMATION, *names]
+    return Written([SHEET, FILM, ANIMATION, *names], sheet, animation)
 
 
 def _left_out(footage: Footage) -> list[str]:

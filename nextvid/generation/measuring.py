@@ -11,6 +11,8 @@ from nextvid.evaluation.generation import Drawn
 from nextvid.evaluation.likeness import diversity, figures, gradient_energy, likeness, roll_out_figures
 from nextvid.generation.drawing import Drawing
 
+COLUMNS = ("", "PSNR dB", "SSIM", "sharpness", "Fréchet")
+
 
 def measure(drawing: Drawing, other: Drawing | None, rolled: bool, tubelet: int, console: Console) -> dict[str, Any]:
     """All that can be measured; without a truth, of the drawings alone.
@@ -60,30 +62,33 @@ def _frechet(drawn: Drawn, other: Drawn | None, console: Console) -> dict[str, A
 
 
 def table_of(found: dict[str, Any]) -> Table:
-    """The figures, a row for everything that was measured."""
+    """The figures for a terminal."""
+    table = Table(title=f"{found['model']} on {found['material']['name']}: {_what(found)}")
+    for number, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows_of(found):
+        table.add_row(*row)
+    return table
+
+
+def rows_of(found: dict[str, Any]) -> list[list[str]]:
+    """A row for everything that was measured."""
     measured, rolled = found["figures"], found["mode"] == "roll-out"
     mean = measured.get("rollout", {}).get("mean") if rolled else measured.get("next_frame")
     sharp, distance = measured["sharpness"], measured.get("frechet") or {}
-    table = Table(title=f"{found['model']} on {found['material']['name']}: {_what(found)}")
-    for column, justify in (
-        ("", "left"),
-        ("PSNR dB", "right"),
-        ("SSIM", "right"),
-        ("sharpness", "right"),
-        ("Fréchet", "right"),
-    ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    rows = []
     if mean and measured["samples"] > 1:
-        table.add_row(f"mean of {measured['samples']} samples", *_likeness(mean), "–", "–")
+        rows.append([f"mean of {measured['samples']} samples", *_likeness(mean), "–", "–"])
     name = "a single sample" if measured["samples"] > 1 else "drawn"
-    table.add_row(name, *_row(measured.get("single_sample"), sharp["generated"], distance.get("single_sample")))
+    rows.append([name, *_row(measured.get("single_sample"), sharp["generated"], distance.get("single_sample"))])
     if "against" in sharp:
-        title = f"against: {found['against']['model']}"
-        table.add_row(title, *_row(measured.get("against", {}).get("mean"), sharp["against"], distance.get("against")))
+        title = f"against: {found['against']['model']} ({found['against']['decoder']})"
+        beside = measured.get("against", {}).get("mean")
+        rows.append([title, *_row(beside, sharp["against"], distance.get("against"))])
     if "copy_last" in measured:
-        table.add_row("copying the last frame", *_row(measured["copy_last"], None, distance.get("copy_last")))
-        table.add_row("the truth", "–", "–", _number(sharp["truth"], 4), "0")
-    return table
+        rows.append(["copying the last frame", *_row(measured["copy_last"], None, distance.get("copy_last"))])
+        rows.append(["the truth", "–", "–", _number(sharp["truth"], 4), "0"])
+    return rows
 
 
 def remarks_of(found: dict[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from nextvid.masking import visible_count
 from nextvid.objectives import Objective
 from nextvid.planning.work import skeleton
 from nextvid.settings import StageConfig
+from nextvid.targets.space import MapSpace
 from nextvid.training.distributed import World
 from nextvid.training.parallel import Forward, spread
 
@@ -74,6 +75,9 @@ def imagined(recipe: Recipe, stage: StageConfig, objective: Objective, clips: in
         FakeTensorMode(allow_non_fake_inputs=True),
     ):
         objective.to_empty(device="cpu")
+        for module in objective.modules():
+            if isinstance(module, MapSpace):
+                module._in_chunks = _first_chunk  # type: ignore[method-assign]
         eager = recipe.training.model_copy(update={"compile": False})
         forward = spread(objective, eager, World(), torch.device("cpu"))
         objective.begin_stage(stage)
@@ -174,6 +178,12 @@ def _attention(cpu: bool) -> Iterator[None]:
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, *_pattern: object) -> Tensor:
     return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def _first_chunk(function: Callable[[Tensor], Tensor], batch: Tensor, count: int) -> Tensor:
+    """A target space's pass over so many frames at once, of which one is as large as the next."""
+    made = function(batch[:count])
+    return made.new_zeros(len(batch), *made.shape[1:])
 
 
 def _hidden_places(visible: Tensor, places: int) -> Tensor:

@@ -23,7 +23,8 @@ Images = Float[Tensor, "images 3 rows columns"]
 Maps = Float[Tensor, "images map_channels map_rows map_columns"]
 ClipMaps = Float[Tensor, "batch times map_channels map_rows map_columns"]
 SMALLEST_DEVIATION = 1e-4
-CHUNK = 64
+PIXELS_AT_ONCE = {"cpu": 2**15, "cuda": 2**22}
+"""That a frozen network works on: what keeps a CPU's caches full, and 64 frames of 256 pixels on a GPU, some gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class MapSpace(Space):
         self.stacked = tubelet // period
         self.channels = self.stacked * channels * self.fold**2
         self.carried = self.normalised = False
-        self.chunk = CHUNK
+        self.chunk: int | None = None
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self._costs: dict[tuple[int, int], int] = {}
@@ -227,7 +228,7 @@ class MapSpace(Space):
 
     @torch.no_grad()
     def encode(self, frames: FrameTensor) -> Latents:
-        """Frames in [-1, 1] ``(B, F, 3, H, W)`` to normalised latents ``(B, T, N, C)``; so many frames at once as ``chunk``."""
+        """Frames in [-1, 1] ``(B, F, 3, H, W)`` to normalised latents ``(B, T, N, C)``; part by part (:meth:`at_once`)."""
         _, rows, columns = self.grid(frames)
         maps = self.maps_of(frames).float()
         if maps.shape[-2:] != (rows * self.fold, columns * self.fold):
@@ -268,6 +269,11 @@ class MapSpace(Space):
             self._costs[frames, size] = _counted(self, frames, size)
         return self._costs[frames, size]
 
+    def at_once(self, height: int, width: int) -> int:
+        """How many frames of so many pixels are computed at once: ``chunk``, or what :data:`PIXELS_AT_ONCE` has room for."""
+        room = PIXELS_AT_ONCE.get(self.mean.device.type, PIXELS_AT_ONCE["cuda"])
+        return self.chunk or max(1, room // (height * width))
+
     def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor, count: int) -> Tensor:
         """In full precision on a CPU: in bfloat16 convolutions take 20 times as long on one that has no instructions for it."""
         full = torch.autocast("cpu", enabled=False) if batch.device.type == "cpu" else nullcontext()
@@ -294,11 +300,14 @@ class NetworkSpace(MapSpace):
 
     def maps_of(self, frames: FrameTensor) -> ClipMaps:
         """Clips in [-1, 1] to the network's maps, a frame a map."""
-        return self._in_chunks(self.to_maps, frames.flatten(0, 1), self.chunk).unflatten(0, frames.shape[:2])
+        count = self.at_once(*frames.shape[-2:])
+        return self._in_chunks(self.to_maps, frames.flatten(0, 1), count).unflatten(0, frames.shape[:2])
 
     def frames_of(self, maps: ClipMaps) -> FrameTensor:
         """The inverse of :meth:`maps_of`. Raises ``UserError`` where there is none."""
-        return self._in_chunks(self.to_images, maps.flatten(0, 1), self.chunk).unflatten(0, maps.shape[:2])
+        stride = self.patch // self.fold
+        count = self.at_once(maps.shape[-2] * stride, maps.shape[-1] * stride)
+        return self._in_chunks(self.to_images, maps.flatten(0, 1), count).unflatten(0, maps.shape[:2])
 
 
 def _counted(space: MapSpace, frames: int, size: int) -> int:

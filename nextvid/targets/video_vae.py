@@ -5,7 +5,7 @@ of ``r`` frames more. Here a copy of the clip's first frame is put in front and 
 ``i`` covers the frames ``[r i, r (i + 1))`` and knows nothing of later ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,7 +87,7 @@ class VideoVae(MapSpace):
         """Clips in [-1, 1] ``(B, F, 3, H, W)`` to latents ``(B, F / period, C, h, w)``, not normalised."""
         network: Any = self.network
         led = torch.cat([frames[:, :1], frames], dim=1).transpose(1, 2)
-        maps = self._in_chunks(lambda clips: network.encode(clips).latent_dist.mode(), led, self._clips(led.shape[2]))
+        maps = self._in_chunks(lambda clips: network.encode(clips).latent_dist.mode(), led, self._clips(led.shape[2], led.shape[3:]))
         if maps.shape[2] != 1 + frames.shape[1] // self.period:
             raise UserError(
                 f"{type(network).__name__} makes {maps.shape[2]} latent frames of {led.shape[2]} frames, where its config.json "
@@ -103,9 +103,10 @@ class VideoVae(MapSpace):
         """
         network: Any = self.network
         led = torch.cat([maps[:, :1], maps], dim=1).transpose(1, 2)
-        clips = self._clips(self.period * led.shape[2])
+        stride = self.patch // self.fold
+        clips = self._clips(self.period * led.shape[2], [stride * side for side in led.shape[3:]])
         return self._in_chunks(lambda latents: network.decode(latents).sample, led, clips)[:, :, 1:].transpose(1, 2)
 
-    def _clips(self, frames: int) -> int:
-        """How many clips of so many frames are computed at once."""
-        return max(1, self.chunk // frames)
+    def _clips(self, frames: int, picture: Sequence[int]) -> int:
+        """How many clips of so many frames of ``picture`` (height, width) are computed at once."""
+        return max(1, self.at_once(*picture) // frames)

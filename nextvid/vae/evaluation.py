@@ -18,6 +18,7 @@ from nextvid.vae.config import VaeRecipe
 from nextvid.vae.losses import Images
 
 Pictures = UInt8[Tensor, "pictures 3 rows columns"]
+KnownPictures = UInt8[Tensor, "known_pictures 3 rows columns"]
 JUDGED, CHUNK = 1024, 128
 QUICK = 256
 """Pictures that the curve's PSNR is of."""
@@ -28,7 +29,7 @@ class Judge:
     """Pictures that are not trained on where the recipe holds any out (``held_out``), and those that statistics are of."""
 
     pictures: Pictures
-    known: Pictures
+    known: KnownPictures
     held_out: bool
 
     @classmethod

@@ -15,6 +15,8 @@ from nextvid.vae.config import AlignmentConfig
 
 Images = Float[Tensor, "images 3 rows columns"]
 Maps = Float[Tensor, "images channels map_rows map_columns"]
+Moments = Float[Tensor, "images moment_channels map_rows map_columns"]
+Features = Float[Tensor, "images feature_channels map_rows map_columns"]
 Scalar = Float[Tensor, ""]
 SMALLEST, LARGEST_WEIGHT = 1e-4, 1e4
 
@@ -54,7 +56,7 @@ class Alignment(nn.Module):
         self.projection = nn.Conv2d(channels, self.network.widths[config.layer], 1, bias=False)
 
     @torch.no_grad()
-    def features(self, images: Images, rows: int, columns: int) -> Maps:
+    def features(self, images: Images, rows: int, columns: int) -> Features:
         """The network's maps of ``images`` at the places of the latents."""
         scale = self.config.scale
         if scale != 1:
@@ -62,7 +64,7 @@ class Alignment(nn.Module):
         (maps,) = self.network.maps(images, [self.config.layer])
         return functional.interpolate(maps.float(), (rows, columns), mode="bilinear")
 
-    def forward(self, latents: Maps, features: Maps) -> tuple[Scalar, Scalar]:
+    def forward(self, latents: Maps, features: Features) -> tuple[Scalar, Scalar]:
         """The margin cosine loss, and the margin distance-matrix loss."""
         pointing = functional.cosine_similarity(self.projection(latents), features, dim=1)
         cosine = functional.relu(1 - self.config.cosine_margin - pointing).mean()

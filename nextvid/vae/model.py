@@ -11,7 +11,7 @@ from nextvid.models.autoencoder import Autoencoder, Posterior
 from nextvid.models.discriminator import Discriminator
 from nextvid.targets.vision import PACKAGED, load_vision
 from nextvid.vae.config import VaeRecipe
-from nextvid.vae.losses import Alignment, Images, Maps, Perceptual, adaptive_weight, hinge
+from nextvid.vae.losses import Alignment, Images, Maps, Moments, Perceptual, adaptive_weight, hinge
 
 
 class VaeModel(nn.Module):
@@ -73,7 +73,7 @@ class VaeModel(nn.Module):
         return found, gradient.to(drawn.dtype)
 
     def _latent_losses(
-        self, images: Images, leaf: Maps, latents: Maps, moments: Maps, by_moments: Maps
+        self, images: Images, leaf: Moments, latents: Maps, moments: Moments, by_moments: Moments
     ) -> dict[str, Tensor]:
         """The losses of the latent; ``leaf`` gets the gradient of their weighted sum, parameters of the projection theirs."""
         kl = Posterior.of(leaf).divergence().sum() / images.numel()

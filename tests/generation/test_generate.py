@@ -43,7 +43,14 @@ def test_next_frames_of_a_video(run: Path, video: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     assert json.loads((folder / "generation.json").read_text()) == found
     assert sorted(file.name for file in folder.iterdir()) == sorted([*found["files"], "generation.json"])
-    assert set(found["files"]) == {"contact.png", "drawn.mp4", "drawn.gif", "sample_1.mp4", "sample_2.mp4"}
+    assert set(found["files"]) == {
+        "contact.png",
+        "drawn.mp4",
+        "drawn.gif",
+        "sample_1.mp4",
+        "sample_2.mp4",
+        "report.html",
+    }
     assert found["format_version"] == 1
     assert found["mode"] == "next frames"
     assert found["material"]["frames"] == 6
@@ -89,7 +96,7 @@ def test_a_benchmark_has_figures_over_all_its_clips_and_frechet_distances(run: P
     assert measured["frechet"]["biased"]
     assert measured["frechet"]["copy_last"] < measured["frechet"]["single_sample"]
     assert measured["frechet"]["halves"]["frames"] == [16, 16]
-    assert found["files"] == ["contact.png", "drawn.mp4", "drawn.gif"]
+    assert found["files"] == ["contact.png", "drawn.mp4", "drawn.gif", "report.html"]
 
 
 def test_equal_seeds_draw_alike_and_a_mask_or_a_seed_draws_otherwise(run: Path, video: Path, tmp_path: Path) -> None:

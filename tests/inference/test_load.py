@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import nextvid
 from nextvid.config import Recipe
-from nextvid.errors import UserError
 from nextvid.data.transforms import prepare
+from nextvid.errors import UserError
 from nextvid.inference.load import LoadedEncoder, read_config
 from nextvid.objectives import NextVid
 from nextvid.training.run import Run

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nextvid.data.loader import Batch
-from nextvid.data.transforms import normalise
-from nextvid.data.transforms import prepare
+from nextvid.data.transforms import normalise, prepare
 from nextvid.inference.streaming import Stream
 from nextvid.models.attention import frame_causal_mask
 from nextvid.models.decoder import Decoder
