@@ -5,7 +5,7 @@
 
 Trains the recipe once a space with the same seed, clips, masks and steps, or goes on where it was stopped, probes every run on
 two benchmarks, and writes the page, the table and a results file. An argument is one more row: a name, a colon, and overrides on
-top of the ``vae`` row's. ``autoencoder_kl`` is diffusers' class with random weights, since no trained ones come with a package:
+top of the ``vae`` row's. ``autoencoder_kl`` is a small one of diffusers' class with random weights, since no trained ones come with a package:
 a floor for what a space must offer. The features are those of a layer in the middle of EfficientNet-Lite0 (one cell every 8 pixels), which
 wants frames of twice the size; its deeper layers want four times.
 """
@@ -82,12 +82,12 @@ def _random_autoencoder(out: Path) -> Path:
 
         torch.manual_seed(0)
         AutoencoderKL(
-            block_out_channels=(16, 32, 32),
+            block_out_channels=(8, 8, 8),
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
             layers_per_block=1,
             latent_channels=4,
-            norm_num_groups=8,
+            norm_num_groups=4,
         ).save_pretrained(folder)
     return folder
 

@@ -127,7 +127,6 @@ class NextVid(Objective):
         """
         frames = normalise(batch.frames)
         reference = self.reference_tokens(frames)
-        h1 = self.target_latents(frames, batch)[:, 1:]
         grid = self.encoder.grid(frames)[1:]
         zero = frames.new_zeros(())
         terms = {name: zero for name in TERMS if weights.get(name)}
@@ -138,16 +137,16 @@ class NextVid(Objective):
         if "alignment" in terms:
             terms["alignment"] = torch.stack([self.alignment_loss(z, reference) for z in predicted]).mean()
         if "flow" in terms:
-            terms["flow"] = self.generation_loss(predicted, h1, grid, batch.keys)
+            terms["flow"] = self.generation_loss(predicted, self.next_latents(frames, batch), grid, batch.keys)
         total = sum((weights[name] * term for name, term in terms.items()), start=zero)
         return Losses(total, terms, lambda: self._health(predicted[0].detach(), reference))
 
-    def target_latents(self, frames: FrameTensor, batch: Batch) -> Latents:
-        """The latents of all frames of a clip: of those that the batch brings along, or else encoded."""
+    def next_latents(self, frames: FrameTensor, batch: Batch) -> Latents:
+        """The latents of latent frames 1 … T-1 of a clip: of those that the batch brings along, or else encoded."""
         if batch.latents is None:
-            return self.target.encode(frames)
+            return self.target.encode_next(frames)
         assert isinstance(self.target, MapSpace)
-        return self.target.tokens_of(batch.latents)
+        return self.target.tokens_of(batch.latents)[:, 1:]
 
     @torch.no_grad()
     def _health(self, z: PredictedTokens, reference: PredictedTokens) -> Health:

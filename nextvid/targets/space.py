@@ -91,7 +91,7 @@ class Space(nn.Module, ABC):
         return frames
 
     def flops(self, frames: int, size: int) -> int:
-        """Floating-point operations that encoding a clip of ``frames`` frames of ``size`` pixels takes; 0 by default."""
+        """Operations that :meth:`encode_next` of a clip of ``frames`` frames of ``size`` pixels takes; 0 by default."""
         del frames, size
         return 0
 
@@ -287,6 +287,10 @@ class NetworkSpace(MapSpace):
     def encode_next(self, frames: FrameTensor) -> Latents:
         """The first frames are not encoded: no other latent depends on them."""
         return self.encode(frames[:, self.tubelet :])
+
+    def flops(self, frames: int, size: int) -> int:
+        """Of all frames but those of the first tubelet."""
+        return super().flops(frames - self.tubelet, size)
 
     @abstractmethod
     def to_maps(self, images: Images) -> Maps:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -43,6 +43,7 @@ class Run:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self._held: IO[str] | None = None
 
     def check(self, recipe: Strict, allow: bool = False) -> list[str]:
         """See that the folder may be used for ``recipe``; writes nothing. Returns what has changed since the run began.
@@ -66,6 +67,11 @@ class Run:
             path.unlink()
         if not (self.path / "recipe.yaml").is_file():
             replace_file(self.path / "recipe.yaml", save_recipe(recipe).encode())
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._held is not None:
+            self._held.close()
 
     def change(self, recipe: Strict, changes: list[str], step: int) -> None:
         """Go on under another recipe from ``step``: what changed is added to ``recipe_changes.jsonl``."""

@@ -63,9 +63,10 @@ class VaeTrainingConfig(Strict):
 class VaeRecipe(Strict):
     """Everything that defines the training of an autoencoder on frames of ``size`` pixels.
 
-    A batch is ``batch`` clips of ``frames`` frames at ``fps``, each frame a picture of its own. ``statistics``: clips that the
-    latents' means and deviations are measured on. ``held_out``: footage that is not trained on, for the figures (the built-in
-    ``film``: its last quarter); without any they are of further clips of ``data``, and say so.
+    A batch is ``batch`` clips of ``frames`` frames at ``fps``, each frame a picture of its own. ``statistics``: pictures that
+    the latents' means and deviations are measured on; ``judged``: those that the figures are of. ``held_out``: footage for the
+    figures that is not trained on (the built-in ``film``: its last quarter); without any they are of further clips of
+    ``data``, and say so.
     """
 
     version: Literal[1] = 1
@@ -81,6 +82,7 @@ class VaeRecipe(Strict):
     fps: Annotated[float, Field(gt=0)] = 4.0
     steps: Positive
     statistics: Positive = 512
+    judged: Positive = 1024
     losses: LossConfig = LossConfig()
     training: VaeTrainingConfig = VaeTrainingConfig()
 

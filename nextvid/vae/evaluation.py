@@ -19,7 +19,7 @@ from nextvid.vae.losses import Images
 
 Pictures = UInt8[Tensor, "pictures 3 rows columns"]
 KnownPictures = UInt8[Tensor, "known_pictures 3 rows columns"]
-JUDGED, CHUNK = 1024, 128
+CHUNK = 128
 QUICK = 256
 """Pictures that the curve's PSNR is of."""
 
@@ -41,9 +41,9 @@ class Judge:
         behind = recipe.steps * recipe.batch
         known = _pictures(mixture, recipe, behind, recipe.statistics)
         if not recipe.held_out:
-            return cls(_pictures(mixture, recipe, behind + recipe.statistics, JUDGED), known, held_out=False)
+            return cls(_pictures(mixture, recipe, behind + recipe.statistics, recipe.judged), known, held_out=False)
         held = opener.mixture(recipe.held_out, recipe.seed, "test")
-        return cls(_pictures(held, recipe, 0, JUDGED), known, held_out=True)
+        return cls(_pictures(held, recipe, 0, recipe.judged), known, held_out=True)
 
     def statistics(self, device: torch.device) -> Images:
         """The pictures that the latents' statistics are measured on, in [-1, 1]."""

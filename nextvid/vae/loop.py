@@ -15,6 +15,7 @@ from nextvid.data.mixture import Mixture
 from nextvid.errors import Stopped, UserError
 from nextvid.files import saying_where_disks_fail
 from nextvid.signals import collected
+from nextvid.targets.vae_file import VAE_FILE, latent_statistics, write_vae
 from nextvid.training.checkpoint import (
     Checkpoints,
     Retention,
@@ -35,7 +36,6 @@ from nextvid.vae.config import VaeRecipe
 from nextvid.vae.evaluation import Judge
 from nextvid.vae.page import write_vae_page
 from nextvid.vae.trainer import VaeTrainer, build_vae_trainer, learning_rate, plan_of, train_step
-from nextvid.targets.vae_file import VAE_FILE, latent_statistics, write_vae
 
 BAD_STEPS = 20
 """So many steps in a row that are not finite end the training: rates are too high."""
@@ -49,8 +49,7 @@ def train_vae(
     Raises ``Stopped`` on SIGINT or SIGTERM, after saving, and ``UserError`` for anything that the user can mend.
     """
     console = console or Console()
-    with saying_where_disks_fail(out):
-        run = Run(out)
+    with saying_where_disks_fail(out), closing(Run(out)) as run:
         changes = run.check(recipe, allow)
         trainer = build_vae_trainer(recipe)
         opener = SourceOpener(recipe.data, 1, out, console)

@@ -30,6 +30,7 @@ def recipe(**changes: Any) -> VaeRecipe:
         "batch": 4,
         "steps": 6,
         "statistics": 16,
+        "judged": 32,
         "losses": {"adversarial_from": 3, "alignment": {"layer": 4}},
         "training": {"checkpoint_every": 3, "log_every": 2, "threads": 1, "warmup": 1},
     }
