@@ -3,10 +3,12 @@
     python benchmarks/targets.py --out runs/targets
     python benchmarks/targets.py --out runs/targets "not aligned: objective.target.weights=runs/vae-not-aligned"
 
-Trains the recipe once a space with the same seed, clips, masks and steps, or goes on where it was stopped, probes every run on
-two benchmarks, and writes the page, the table and a results file. An argument is one more row: a name, a colon, and overrides on
-top of the ``vae`` row's. ``autoencoder_kl`` is a small one of diffusers' class with random weights, since no trained ones come with a package:
-a floor for what a space must offer. The features are those of a layer in the middle of EfficientNet-Lite0 (one cell every 8 pixels), which
+Trains the recipe once a space with the same seed, clips, masks and steps, or goes on where it was stopped, probes every run on two
+benchmarks, and writes the page, the table and a results file. ``--scale`` shortens every stage alike. An argument is one more row: a
+name, a colon, and overrides on top of the ``vae`` row's.
+
+``autoencoder_kl`` is a small one of diffusers' class with random weights, since no trained ones come with a package: a floor for
+what a space must offer. ``features`` are those of a layer in the middle of EfficientNet-Lite0 (one cell every 8 pixels), which
 wants frames of twice the size; its deeper layers want four times.
 """
 
@@ -21,7 +23,7 @@ import torch
 from rich.console import Console
 
 from nextvid.comparison import compare_runs, table_of
-from nextvid.config import load_recipe
+from nextvid.config import Recipe, load_recipe
 from nextvid.files import replace_json
 from nextvid.training.device import processor_name
 from nextvid.training.loop import pretrain
@@ -41,7 +43,7 @@ def main() -> None:
         console.rule(name)
         given = [f"name={name}", f"seed={arguments.seed}", f"training.threads={arguments.threads}", *overrides]
         folders.append(arguments.out / name.replace(" ", "-"))
-        pretrain(load_recipe(arguments.recipe, given), folders[-1], arguments.steps, console)
+        pretrain(_scaled(load_recipe(arguments.recipe, given), arguments.scale), folders[-1], console=console)
     origins = [str(folder) for folder in folders]
     found: dict[str, Any] = {}
     for benchmark, level in READ:
@@ -59,6 +61,11 @@ def main() -> None:
             "rows": {name: _row(run, folder) for name, run, folder in zip(rows, found["runs"], folders, strict=True)},
         },
     )
+
+
+def _scaled(recipe: Recipe, scale: float) -> Recipe:
+    stages = [stage.model_copy(update={"steps": max(1, round(scale * stage.steps))}) for stage in recipe.stages]
+    return recipe.model_copy(update={"stages": stages})
 
 
 def _rows(arguments: argparse.Namespace) -> dict[str, list[str]]:
@@ -81,14 +88,15 @@ def _random_autoencoder(out: Path) -> Path:
         from diffusers import AutoencoderKL  # noqa: PLC0415 (seconds to import)
 
         torch.manual_seed(0)
-        AutoencoderKL(
+        network: Any = AutoencoderKL(
             block_out_channels=(8, 8, 8),
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
             layers_per_block=1,
             latent_channels=4,
             norm_num_groups=4,
-        ).save_pretrained(folder)
+        )
+        network.save_pretrained(folder)
     return folder
 
 
@@ -114,7 +122,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--out", type=Path, default=Path("runs/targets"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/targets-tiny.json"))
-    parser.add_argument("--steps", type=int, default=None, help="end every run after so many steps")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the recipe's steps, stage by stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--train-clips", type=int, default=None)

@@ -105,29 +105,29 @@ def prepare(
     fps: Annotated[float | None, typer.Option(help="Frames a second at most; by default all are kept.")] = None,
     shard_mb: Annotated[float, typer.Option(help="About how many million bytes make a shard.")] = 128.0,
     quality: Annotated[int, typer.Option(help="Of the JPEGs that pictures become.")] = 95,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes here, or of --ray local; by default one a core.")
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster's address, or local; its machines must see the same paths."),
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes here, or of --ray local; one a core.")] = None,
+    ray: Annotated[str | None, typer.Option(help="A Ray cluster's address, or local; all must see the paths.")] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds without a new clip that a file may take.")] = 600.0,
     verify: Annotated[bool, typer.Option("--verify", help="Read all shards, and make damaged ones anew.")] = False,
+    latents: Annotated[str | None, typer.Option(help="Store latents too, of this space: NAME or NAME:WEIGHTS.")] = None,
+    latents_with: Annotated[list[str] | None, typer.Option(help="A further setting of the space: key=value.")] = None,
+    latents_size: Annotated[int | None, typer.Option(min=1, help="By default --short-side.")] = None,
+    latents_crop: Annotated[str | None, typer.Option(help="center (the default) or none.")] = None,
+    latents_patch: Annotated[int | None, typer.Option(min=1, help="The encoder's patch (for features).")] = None,
+    latents_precision: Annotated[str | None, typer.Option(help="float32 (the default) or float16.")] = None,
     as_json: Json = False,
 ) -> None:
     """Re-encode footage to small clips that read fast, cut where shots begin; the same command goes on where it stopped.
 
-    Example: nextvid prepare footage.parquet -o shards
+    Example: nextvid prepare footage.parquet -o shards --latents vae:runs/my-vae --latents-size 64
     """
+    from nextvid.footage.command import latents_asked_for, prepare_shards  # noqa: PLC0415
     from nextvid.footage.plan import PrepareSettings  # noqa: PLC0415
-    from nextvid.footage.prepare import prepare_footage, table_of  # noqa: PLC0415
 
     settings = PrepareSettings(short_side, seconds, min_seconds, keyframes, crf, codec, fps, shard_mb, quality)
+    wanted = latents_asked_for(latents, latents_size, latents_crop, latents_patch, latents_precision, latents_with)
     console = Console(stderr=as_json)
-    found = prepare_footage(manifest, out, settings, workers, ray, verify, timeout, console)
-    console.print(table_of(found))
-    _print(found, as_json)
+    _print(prepare_shards(manifest, out, settings, wanted, workers, ray, verify, timeout, console), as_json)
 
 
 @app.command()

@@ -41,15 +41,30 @@ class SourceConfig(Strict):
 
 
 class AugmentationConfig(Strict):
-    """Random crops: their share of the picture's area, their aspect ratio, and how often they are mirrored."""
+    """What is cut out of a clip's pictures: the largest square in the middle (``center``), the whole picture (``none``), or
+    ``random`` crops; of these their share of the picture's area, their aspect ratio, and how often they are mirrored.
+    """
+
+    crop: Literal["random", "center", "none"] = "random"
 
     crop_scale: tuple[Fraction, Fraction] = (0.3, 1.0)
     crop_aspect: tuple[float, float] = (0.75, 1.35)
     flip: Fraction = 0.5
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> "AugmentationConfig":
+        for name in ("crop_scale", "crop_aspect", "flip"):
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if self.crop != "random" and value != default and not (name == "flip" and value == 0):
+                raise ValueError(f"{name} is for crop=random, and with crop={self.crop} nothing is drawn: leave it out")
+        return self
+
 
 class DataConfig(Strict):
-    """Where clips come from and how they are read."""
+    """Where clips come from and how they are read.
+
+    ``latents``: take the target's latents from beside the prepared shards (``nextvid prepare --latents``), and do not encode.
+    """
 
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -57,6 +72,17 @@ class DataConfig(Strict):
     workers: Annotated[int, Field(ge=0)] = 1
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds that a clip may take before its worker is replaced and its file counts as broken."""
+    latents: bool = False
+
+    @model_validator(mode="after")
+    def _latents_are_of_what_is_seen(self) -> "DataConfig":
+        if self.latents and self.augmentation.crop == "random":
+            raise ValueError(
+                "latents=true, and every clip is cropped and mirrored at random (augmentation.crop=random): the latents that "
+                "are stored are of other pictures; set data.augmentation.crop to center or none, as the latents were "
+                "prepared, or leave out latents"
+            )
+        return self
 
 
 def _kind_of_mask(value: Any) -> str:

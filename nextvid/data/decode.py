@@ -4,13 +4,13 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import av
 import av.logging
 import numpy as np
 from av.stream import Disposition
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from nextvid.data.backends import TIME_TOLERANCE, Backend, decode_torchcodec, scaled_size
 from nextvid.data.clip import BrokenFile, Frames
@@ -34,6 +34,37 @@ _SEEK_BACK = (0.0, 2.0, 10.0, float("inf"))
 _DECODER_ERRORS = (av.FFmpegError, OSError, RuntimeError, ValueError, IndexError, MemoryError)
 
 av.logging.set_libav_level(av.logging.FATAL)
+
+
+class Clock(NamedTuple):
+    """A stream's own time: ``start`` is the tick of its first frame, ``tick`` the seconds of one."""
+
+    start: int
+    tick: float
+
+    @classmethod
+    def of(cls, stream: Any) -> "Clock":
+        """The clock of an open stream."""
+        return cls(stream.start_time or 0, float(stream.time_base))
+
+    def ticks(self, times: Float[np.ndarray, " frames"]) -> list[float]:
+        """Seconds from the first frame on as ticks; a frame that comes at such a tick, or before, has come."""
+        return [self.start + (seconds + TIME_TOLERANCE) / self.tick for seconds in times]
+
+    def shown(
+        self, stamps: Int[np.ndarray, " all_frames"], times: Float[np.ndarray, " frames"]
+    ) -> Int[np.ndarray, " frames"]:
+        """Which of the frames with the rising ``stamps`` :func:`decode_clip` shows at ``times``."""
+        ticks = self.ticks(np.maximum(times, 0.0))
+        return np.maximum(np.searchsorted(stamps, ticks, side="right") - 1, 0)
+
+
+class Stamped(NamedTuple):
+    """A frame of a video, its tick, and the clock that counts them."""
+
+    picture: UInt8[np.ndarray, "height width 3"]
+    stamp: int
+    clock: Clock
 
 
 @dataclass(frozen=True)
@@ -85,6 +116,17 @@ def decode_clip(
         return _decode_pyav(place, distinct, short_side)[places]
 
 
+def decode_all(where: str | Place, short_side: int | None = None) -> Iterator[Stamped]:
+    """Every frame of a video, as :func:`decode_clip` gives it with PyAV, and when it is shown. Raises ``BrokenFile``."""
+    place = place_of(where)
+    with explained(place), opened(place) as container:
+        stream = video_stream(place, container)
+        clock, size = Clock.of(stream), None
+        for frame in container.decode(stream):
+            size = size or scaled_size(frame.height, frame.width, short_side)
+            yield Stamped(_to_rgb(frame, size), _stamp(frame), clock)
+
+
 def _decode_pyav(place: Place, times: Float[np.ndarray, " frames"], short_side: int | None) -> Frames:
     for seconds_back in _SEEK_BACK:
         seek_to = float(times[0]) - seconds_back
@@ -92,7 +134,8 @@ def _decode_pyav(place: Place, times: Float[np.ndarray, " frames"], short_side: 
             stream = video_stream(place, container)
             if seek_to > 0 and not is_picture(place):
                 _seek(container, stream, seek_to)
-            frames = _shown_at(container.decode(stream), _ticks(stream, times), short_side, seek_to <= 0)
+            ticks = Clock.of(stream).ticks(times)
+            frames = _shown_at(container.decode(stream), ticks, short_side, seek_to <= 0)
             if frames:
                 return np.stack(frames)
     raise BrokenFile(str(place), "truncated")
@@ -104,11 +147,6 @@ def _seek(container: Any, stream: Any, seconds: float) -> None:
     container.seek(target, stream=stream, backward=True)
 
 
-def _ticks(stream: Any, times: Float[np.ndarray, " frames"]) -> list[float]:
-    """``times`` in the stream's own clock."""
-    return [(stream.start_time or 0) + (seconds + TIME_TOLERANCE) / float(stream.time_base) for seconds in times]
-
-
 def _shown_at(
     decoded: Iterator[Any], ticks: list[float], short_side: int | None, from_the_start: bool
 ) -> list[UInt8[np.ndarray, "height width 3"]]:
@@ -117,7 +155,7 @@ def _shown_at(
     size: tuple[int, int] | None = None
     current = None
     for frame in decoded:
-        time = frame.pts if frame.pts is not None else -1
+        time = _stamp(frame)
         if current is None:
             if time > ticks[0] and not from_the_start:
                 return []
@@ -132,6 +170,11 @@ def _shown_at(
     if current is not None:
         shown += [_to_rgb(current, size)] * (len(ticks) - len(shown))
     return shown
+
+
+def _stamp(frame: Any) -> int:
+    """A frame's tick; one without is shown at once."""
+    return frame.pts if frame.pts is not None else -1
 
 
 def _to_rgb(frame: Any, size: tuple[int, int] | None) -> UInt8[np.ndarray, "height width 3"]:

@@ -2,19 +2,30 @@
 
 import math
 import os
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from nextvid.data.backends import TIME_TOLERANCE, BackendChoice, choose_backend
-from nextvid.data.clip import ClipSpec, Frames
+from nextvid.data.clip import BrokenFile, ClipSpec, Frames
 from nextvid.data.cuts import back_and_forth, longest_shot
-from nextvid.data.decode import decode_clip
+from nextvid.data.decode import FileInfo, decode_clip
+from nextvid.data.latents import LatentCache, Maps
 from nextvid.data.manifest import Manifest, UsableFile
 from nextvid.data.transforms import Augmentation, Crop, draw_crop, resized_crop
 from nextvid.errors import UserError
 
 DEFAULT_AUGMENTATION = Augmentation()
+
+
+class Drawn(NamedTuple):
+    """What a clip is of: the manifest's usable row ``number``, a window, and the times in seconds (None: a picture)."""
+
+    number: int
+    file: UsableFile
+    crop: Crop
+    times: Float[np.ndarray, " frames"] | None
 
 
 class FootageSource:
@@ -40,6 +51,8 @@ class FootageSource:
         self.backend = choose_backend(backend)
         self.clips_per_video = clips_per_video
         self.items = len(manifest) * clips_per_video
+        self.latents: dict[int, LatentCache] = {}
+        """Caches of the latents of these very clips, by the size that frames are cut to."""
         if not self.items:
             raise UserError(f"{self.name} has no usable file. Point data.sources at footage that a player can play.")
 
@@ -50,17 +63,34 @@ class FootageSource:
     def clip(self, draw: np.random.Generator, spec: ClipSpec, item: int) -> Frames:
         """A random clip, RGB uint8 ``(frames, size, size, 3)``, a pure function of ``draw``, ``item`` and the manifest.
 
-        Raises ``BrokenFile`` where the file cannot be decoded.
+        Raises ``BrokenFile`` where the file cannot be decoded, or could not be when its latents were stored.
         """
+        number, file, crop, times = self.drawn(draw, spec, item)
+        broken = self.latents[spec.size].broken(number) if spec.size in self.latents else None
+        if broken is not None:
+            raise BrokenFile(str(file.place), broken)
+        if times is None:
+            still = self._decode(file, np.zeros(1), crop, spec.size)
+            return np.repeat(cut(still, file.info, crop, spec.size), spec.frames, axis=0)
+        frames = self._decode(file, times, crop, spec.size)
+        shot = range(spec.frames) if file.shots else longest_shot(frames)
+        return cut(frames[back_and_forth(shot, spec.frames)], file.info, crop, spec.size)
+
+    def drawn(self, draw: np.random.Generator, spec: ClipSpec, item: int) -> Drawn:
+        """What the clip of the same arguments is of; nothing is decoded."""
         number, part = divmod(item, self.clips_per_video)
         file = self.manifest[number]
         crop = draw_crop(draw, file.info.height, file.info.width, self.augmentation)
-        if file.info.kind == "picture":
-            still = self._decode(file, np.zeros(1), crop, spec.size)
-            return np.repeat(self._crop(still, file, crop, spec.size), spec.frames, axis=0)
-        frames = self._decode(file, self._times(draw, file, spec, part), crop, spec.size)
-        shot = range(spec.frames) if file.shots else longest_shot(frames)
-        return self._crop(frames[back_and_forth(shot, spec.frames)], file, crop, spec.size)
+        times = None if file.info.kind == "picture" else self._times(draw, file, spec, part)
+        return Drawn(number, file, crop, times)
+
+    def maps(self, draw: np.random.Generator, spec: ClipSpec, item: int) -> Maps:
+        """The stored latents of the clip of the same arguments, from :attr:`latents`, not normalised; nothing is decoded.
+
+        Raises ``UserError`` where they are damaged.
+        """
+        drawn = self.drawn(draw, spec, item)
+        return self.latents[spec.size].maps(drawn.number, drawn.times, spec.frames)
 
     def _times(
         self, draw: np.random.Generator, file: UsableFile, spec: ClipSpec, part: int
@@ -77,12 +107,17 @@ class FootageSource:
         return clip_times(float(within), float(starts[shot]), float(ends[shot]), file.info.fps, spec)
 
     def _decode(self, file: UsableFile, times: Float[np.ndarray, " frames"], crop: Crop, size: int) -> Frames:
-        short_side = min(file.info.height, file.info.width) * size / min(crop.height, crop.width)
-        return decode_clip(file.place, times, math.ceil(short_side), self.backend)
+        return decode_clip(file.place, times, decoded_side(file.info, crop, size), self.backend)
 
-    def _crop(self, frames: Frames, file: UsableFile, crop: Crop, size: int) -> UInt8[np.ndarray, "frames size size 3"]:
-        picture = (file.info.height, file.info.width)
-        return resized_crop(frames, crop.scaled(picture, (frames.shape[1], frames.shape[2])), size)
+
+def decoded_side(info: FileInfo, crop: Crop, size: int) -> int:
+    """Pixels of the short side that a file's frames are scaled down to while they are decoded, so that the crop has ``size``."""
+    return math.ceil(min(info.height, info.width) * size / min(crop.height, crop.width))
+
+
+def cut(frames: Frames, info: FileInfo, crop: Crop, size: int) -> UInt8[np.ndarray, "frames size size 3"]:
+    """``crop``, a window of the file's own pictures, of its decoded frames, resized."""
+    return resized_crop(frames, crop.scaled((info.height, info.width), (frames.shape[1], frames.shape[2])), size)
 
 
 def clip_times(at: float, begin: float, end: float, fps: float, spec: ClipSpec) -> Float[np.ndarray, " frames"]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nextvid.data.clip import Broken, ClipSpec, MadeUp
@@ -54,11 +54,25 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips, uint8 ``(batch, frames, 3, size, size)``; the key of each; the files that failed on the way."""
+    """Clips, uint8 ``(batch, frames, 3, size, size)``; the key of each; the files that failed on the way.
+
+    ``latents``: where they are stored beside the footage, the target space's maps of every frame, not normalised.
+    """
 
     frames: UInt8[Tensor, "batch frames 3 size size"]
     keys: list[int]
     broken: list[Broken] = field(default_factory=list)
+    latents: Float[Tensor, "batch frames map_channels map_rows map_columns"] | None = None
+
+    def part(self, begin: int, end: int) -> "Batch":
+        """The clips from place ``begin`` up to ``end``, without the files that failed."""
+        latents = None if self.latents is None else self.latents[begin:end]
+        return Batch(self.frames[begin:end], self.keys[begin:end], latents=latents)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device; what is in pinned memory is on its way when this returns."""
+        latents = None if self.latents is None else self.latents.to(device, non_blocking=True)
+        return replace(self, frames=self.frames.to(device, non_blocking=True), latents=latents)
 
 
 def batches(
@@ -117,7 +131,14 @@ def make_batch(mixture: Mixture, plan: BatchPlan) -> Batch:
         frames=torch.stack([sample.frames for sample in samples]),
         keys=[sample.key for sample in samples],
         broken=[entry for sample in samples for entry in sample.broken],
+        latents=_latents(mixture, numbers, [len(sample.broken) for sample in samples], plan.spec),
     )
+
+
+def _latents(
+    mixture: Mixture, numbers: Sequence[int], attempts: Sequence[int], spec: ClipSpec
+) -> Float[Tensor, "..."] | None:
+    return mixture.latents(numbers, attempts, spec) if mixture.has_latents(spec) else None
 
 
 class Losses:
@@ -158,12 +179,16 @@ def _place(entry: Broken) -> tuple[int, int]:
 
 @dataclass
 class _Sample:
-    """A sample on its way: what became of each attempt that has ended, the one being made, and how often it failed."""
+    """A sample on its way: what became of each attempt that has ended, the one being made, and how often it failed.
+
+    ``settled``: the attempt that its clip is of.
+    """
 
     number: int
     outcomes: dict[int, Broken | Exception | None] = field(default_factory=dict)
     under_way: Task | None = None
     tries: int = 0
+    settled: int = 0
 
 
 @dataclass
@@ -181,11 +206,11 @@ class _Copies:
     """Copies of batches, in memory that is used again as soon as nobody holds the copy: fresh pages cost far more."""
 
     def __init__(self, pin: bool) -> None:
-        self._pin = pin
+        self.pin = pin
         self._spare: list[np.ndarray] = []
 
     def of(self, shared: UInt8[np.ndarray, "..."]) -> UInt8[Tensor, "..."]:
-        if self._pin:  # PyTorch keeps pinned memory itself
+        if self.pin:  # PyTorch keeps pinned memory itself
             return torch.empty(shared.shape, dtype=torch.uint8, pin_memory=True).copy_(torch.from_numpy(shared))
         fitting = bool(self._spare) and self._spare[-1].shape == shared.shape
         memory = self._spare.pop() if fitting else np.empty_like(shared)
@@ -243,6 +268,7 @@ class Line:
                 if then is not None:
                     break
                 first.broken += broken
+                first.samples[first.settled].settled = len(broken)
                 first.settled += 1
             else:
                 return
@@ -301,5 +327,9 @@ class Line:
         frames = self._copies.of(self._bench.ring.batch(pending.slot, plan.batch, plan.spec))
         del self._in_slot[pending.slot]
         self._free.append(pending.slot)
-        seed = self._bench.mixtures[plan.mixture].seed
-        return Batch(frames, [sample_key(seed, sample.number) for sample in pending.samples], pending.broken)
+        mixture, samples = self._bench.mixtures[plan.mixture], pending.samples
+        keys = [sample_key(mixture.seed, sample.number) for sample in samples]
+        latents = _latents(mixture, [s.number for s in samples], [s.settled for s in samples], plan.spec)
+        if latents is not None and self._copies.pin:
+            latents = latents.pin_memory()
+        return Batch(frames, keys, pending.broken, latents)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from nextvid.data.clip import Broken, BrokenFile, ClipSpec, Frames, Source
+from nextvid.data.footage import FootageSource
 from nextvid.data.permutation import Permutation
 from nextvid.errors import UserError
 from nextvid.randomness import generator, sample_key
@@ -80,8 +81,27 @@ class Mixture:
     def clip(self, number: int, attempt: int, spec: ClipSpec) -> Frames:
         """What :meth:`attempt` gives, as its source has made it: ``(frames, size, size, 3)``."""
         choice = self.choice(number, attempt)
-        draw = generator("clip", sample_key(self.seed, number), attempt)
-        return self.sources[choice.source].clip(draw, spec, choice.item)
+        return self.sources[choice.source].clip(self._draw(number, attempt), spec, choice.item)
+
+    def _draw(self, number: int, attempt: int) -> np.random.Generator:
+        """The random numbers of a clip."""
+        return generator("clip", sample_key(self.seed, number), attempt)
+
+    def has_latents(self, spec: ClipSpec) -> bool:
+        """Whether the latents of all such clips are stored."""
+        return all(isinstance(source, FootageSource) and spec.size in source.latents for source in self.sources)
+
+    def latents(
+        self, numbers: Sequence[int], attempts: Sequence[int], spec: ClipSpec
+    ) -> Shaped[Tensor, "batch frames map_channels map_rows map_columns"]:
+        """The stored latents of the clips of these attempts, where :meth:`has_latents`, in the precision that they have."""
+        maps = []
+        for number, attempt in zip(numbers, attempts, strict=True):
+            choice = self.choice(number, attempt)
+            source = self.sources[choice.source]
+            assert isinstance(source, FootageSource)
+            maps.append(source.maps(self._draw(number, attempt), spec, choice.item))
+        return torch.from_numpy(np.stack(maps))
 
     def sample(self, number: int, spec: ClipSpec) -> Sample:
         """Sample ``number`` of the run, a pure function of (seed, ``number``, ``spec``).

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -10,18 +10,24 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+FixedCrop = Literal["center", "none"]
+CropKind = Literal["random"] | FixedCrop
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random resized crop and flip, the same for all frames of a clip.
+    """What is cut out of the pictures of a clip, the same for all of its frames.
 
-    ``crop_scale``: the range of the crop's area as a share of the picture's; ``crop_aspect``: the range of width over
-    height, drawn evenly in its logarithm; ``flip``: the probability of a mirror image, left to right.
+    ``crop``: a ``random`` resized crop and flip, which the other settings are for; the largest square in the middle
+    (``center``); or the whole picture (``none``). ``crop_scale``: the range of the random crop's area as a share of the
+    picture's; ``crop_aspect``: the range of width over height, drawn evenly in its logarithm; ``flip``: the probability of a
+    mirror image, left to right.
     """
 
     crop_scale: tuple[float, float] = (0.3, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    crop: CropKind = "random"
 
 
 class Crop(NamedTuple):
@@ -47,11 +53,14 @@ class Crop(NamedTuple):
 
 
 def draw_crop(draw: np.random.Generator, height: int, width: int, augmentation: Augmentation) -> Crop:
-    """A random window of a ``height`` x ``width`` picture; takes exactly five numbers from ``draw``.
+    """The window of a ``height`` x ``width`` picture; takes exactly five numbers from ``draw``, whatever becomes of them.
 
-    A window of the drawn area and aspect that does not fit is shrunk until it does, its aspect kept.
+    So the times drawn after it are the same for every kind of crop. A random window of the drawn area and aspect that does
+    not fit is shrunk until it does, its aspect kept.
     """
     scale, aspect, across, down, mirror = draw.random(5)
+    if augmentation.crop != "random":
+        return fixed_crop(augmentation.crop, height, width)
     area = height * width * _between(augmentation.crop_scale, scale)
     ratio = math.exp(_between((math.log(augmentation.crop_aspect[0]), math.log(augmentation.crop_aspect[1])), aspect))
     tall, wide = math.sqrt(area / ratio), math.sqrt(area * ratio)
@@ -68,6 +77,11 @@ def draw_crop(draw: np.random.Generator, height: int, width: int, augmentation: 
 
 def _between(limits: tuple[float, float], share: float) -> float:
     return limits[0] + (limits[1] - limits[0]) * share
+
+
+def fixed_crop(kind: FixedCrop, height: int, width: int) -> Crop:
+    """The window of a ``height`` x ``width`` picture that no number is drawn for."""
+    return centre_crop(height, width) if kind == "center" else Crop(0, 0, height, width)
 
 
 def centre_crop(height: int, width: int) -> Crop:

@@ -1,7 +1,7 @@
-"""The verb ``scan``: the manifest, its figures as JSON, its page, and what is in both it and a benchmark."""
+"""The verb ``scan``: the manifest, its figures as JSON, its page, and what is in both it and a benchmark; and ``prepare``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich.console import Console
@@ -13,8 +13,12 @@ from nextvid.errors import UserError
 from nextvid.files import replace_json
 from nextvid.footage.listing import official_split
 from nextvid.footage.page import counts_in_words, table_of, write_page
+from nextvid.footage.plan import PrepareSettings
 from nextvid.footage.prospect import prospect
 from nextvid.footage.scan import ScanSettings, scan
+
+if TYPE_CHECKING:
+    from nextvid.footage.latents import LatentSettings
 
 TAKEN = (".json", ".html", ".arrow", ".journal")
 
@@ -68,6 +72,53 @@ def scan_footage(
         console.print(contamination_table(found["against"]))
     console.print(f"manifest: {out}\npage: {page}", highlight=False, markup=False)
     return found
+
+
+def latents_asked_for(
+    space: str | None,
+    size: int | None,
+    crop: str | None,
+    patch: int | None,
+    precision: str | None,
+    further: list[str] | None,
+) -> "LatentSettings | None":
+    """What the options of ``prepare`` say of latents; None where there are to be none. Raises ``UserError``."""
+    options = {"size": size, "crop": crop, "patch": patch, "precision": precision, "with": further}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if space is None:
+        if given:
+            raise UserError(f"--latents-{next(iter(given))} says of what latents are; name their space with --latents")
+        return None
+    from nextvid.footage.latents import LatentSettings  # noqa: PLC0415
+
+    return LatentSettings(space, further=tuple(given.pop("with", ())), **given)
+
+
+def prepare_shards(
+    manifest: Path,
+    out: Path,
+    settings: PrepareSettings,
+    latents: "LatentSettings | None",
+    workers: int | None,
+    ray: str | None,
+    verify: bool,
+    timeout: float,
+    console: Console,
+) -> dict[str, Any]:
+    """Prepare shards and, where they are asked for, the latents beside them. Returns the figures of both."""
+    from nextvid.footage import prepare  # noqa: PLC0415
+
+    if latents is not None:
+        from nextvid.footage.latents import prepare_latents, space_of, words_of  # noqa: PLC0415
+
+        space_of(latents)  # before the hours that shards may take
+    found = prepare.prepare_footage(manifest, out, settings, workers, ray, verify, timeout, console)
+    console.print(prepare.table_of(found))
+    if latents is None:
+        return found
+    stored = prepare_latents(out, latents, verify, console)
+    console.print(f"latents: {words_of(stored)}", highlight=False, markup=False)
+    return {**found, "latents": {key: value for key, value in stored.items() if key != "shards"}}
 
 
 def _command(

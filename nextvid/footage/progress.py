@@ -1,12 +1,14 @@
 """What a person who waits for shards sees: a bar on a terminal, a line now and then elsewhere."""
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nextvid.footage.latent_shard import LatentShard
 from nextvid.footage.plan import Shard
 from nextvid.footage.shard import ShardFacts, ShardProgress, ShardTask
 
@@ -37,17 +39,7 @@ class ShardsDisplay:
         self.parts: dict[int, _Made] = {}
         self.made = _Made()
         self.finished = len(shards) - len(left)
-        self.bar = Progress(
-            TextColumn("preparing"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[words]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.bar = _bar("preparing", console)
         self.task = self.bar.add_task("", total=self.total, words="")
         self.bar.update(self.task, completed=self.before)
 
@@ -90,3 +82,51 @@ class ShardsDisplay:
             if self.made.work
             else float("inf")
         )
+
+
+class FramesDisplay:
+    """Progress over the frames that are encoded, with frames a second and the time left."""
+
+    def __init__(self, console: Console, tasks: Sequence[LatentShard], left: Sequence[LatentShard]) -> None:
+        self.console = console
+        self.total, self.done = sum(task.frames for task in left), 0
+        self.started = self.last_line = time.monotonic()
+        self.bar = _bar("encoding", console)
+        before = sum(task.frames for task in tasks) - self.total
+        self.task = self.bar.add_task("", total=before + self.total, completed=before, words="")
+
+    def __enter__(self) -> "FramesDisplay":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def add(self, frames: int) -> None:
+        """Show that so many more frames are done."""
+        self.done += frames
+        now = time.monotonic()
+        rate = self.done / max(now - self.started, 1e-9)
+        self.bar.update(self.task, advance=frames, words=f"{rate:.0f} frames/s")
+        if not self.console.is_terminal and (now - self.last_line > SECONDS_BETWEEN_LINES or self.done == self.total):
+            self.last_line = now
+            words = (
+                f"{self.done}/{self.total} frames, {rate:.0f} frames/s, {(self.total - self.done) / rate:.0f} s left"
+            )
+            self.console.print(f"encoding: {words}", highlight=False)
+
+
+def _bar(what: str, console: Console) -> Progress:
+    return Progress(
+        TextColumn(what),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nextvid.errors import UserError
 from nextvid.data.transforms import AnyFrames, prepare
+from nextvid.errors import UserError
 from nextvid.inference.released import default_weights, find_released, is_released, released_names
 from nextvid.inference.streaming import Stream
 from nextvid.models.encoder import Encoder, EncoderConfig, FrameTokens

@@ -5,7 +5,7 @@ VA-VAE f16d32 (arXiv 2501.01423) is this with the default :class:`AutoencoderCon
 
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from torch.nn import functional
 Images = Float[Tensor, "images 3 rows columns"]
 Maps = Float[Tensor, "images channels map_rows map_columns"]
 LOG_VARIANCE = (-30.0, 20.0)
+NARROW = -6.0
+"""The log variance that a posterior begins with beside a linear code: a wide one would drown it."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class AutoencoderConfig:
 
     ``blocks``: residual blocks an encoder level, one more a decoder level. ``attention``: the levels (0 is the finest) whose
     blocks are followed by attention. ``latent_channels``: of the posterior's mean. ``groups``: of every GroupNorm. ``fold``:
-    squares of so many pixels a side are channels before the first level and after the last (as in DC-AE, arXiv 2410.10733): all is
-    computed on a coarser grid, and a linear code of patches is near, so that a small machine learns one in minutes.
+    squares of so many pixels a side are channels before the first level and after the last (as in DC-AE, arXiv 2410.10733):
+    all is computed on a coarser grid. ``linear``: beside the convolutions every patch of ``stride`` pixels has a linear code,
+    there and back, that starts as its principal components: what is left to learn takes a small machine minutes.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -36,6 +39,7 @@ class AutoencoderConfig:
     latent_channels: int = 32
     groups: int = 32
     fold: int = 1
+    linear: bool = False
 
     def __post_init__(self) -> None:
         if min(self.width, self.blocks, self.latent_channels, self.groups, self.fold, *self.multipliers, 1) < 1:
@@ -44,6 +48,11 @@ class AutoencoderConfig:
             raise ValueError("multipliers is empty: an autoencoder has one level or more")
         if self.width % self.groups:
             raise ValueError(f"width={self.width} is not a multiple of groups={self.groups}")
+        if self.linear and self.latent_channels > 3 * self.stride**2:
+            raise ValueError(
+                f"latent_channels={self.latent_channels}: a patch of {self.stride} pixels has {3 * self.stride**2} values and no "
+                "more components"
+            )
         wrong = [level for level in self.attention if not 0 <= level < len(self.multipliers)]
         if wrong:
             raise ValueError(f"attention={wrong}: the levels are 0 to {len(self.multipliers) - 1}")
@@ -246,28 +255,65 @@ class VaeDecoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder, decoder, and the 1x1 convolutions on either side of the latent."""
+    """Encoder, decoder, the 1x1 convolutions on either side of the latent, and perhaps a linear code beside them."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        channels = config.latent_channels
         self.encoder = VaeEncoder(config)
         self.decoder = VaeDecoder(config)
-        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.post_quant_conv = nn.Conv2d(channels, channels, 1)
+        if config.linear:
+            values = 3 * config.stride**2
+            self.linear_in = nn.Conv2d(values, channels, 1)
+            self.linear_out = nn.Conv2d(channels, values, 1)
         self._start_as_identity()
 
     def _start_as_identity(self) -> None:
-        """Every residual branch starts at zero (as in ADM, arXiv 2105.05233), which speeds up the first steps."""
+        """Every residual branch starts at zero (as in ADM, arXiv 2105.05233), and so does what stands beside a linear code."""
         for module in self.modules():
             if isinstance(module, ResnetBlock):
                 nn.init.zeros_(module.conv2.weight)
             elif isinstance(module, AttnBlock):
                 nn.init.zeros_(module.proj_out.weight)
+        if self.config.linear:
+            for last in (self.encoder.conv_out, self.decoder.conv_out):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(cast(Tensor, last.bias))
+            bias = cast(Tensor, self.quant_conv.bias)
+            nn.init.zeros_(bias)
+            nn.init.constant_(bias[self.config.latent_channels :], NARROW)
+
+    @torch.no_grad()
+    def start_as_components(self, images: Images) -> None:
+        """Make the linear code the principal components of the patches of ``images``, in [-1, 1].
+
+        They are turned by an orthogonal matrix of the global random numbers, so that the channels share the variance as those of
+        a trained autoencoder do: normalised channel by channel, latents keep the proportions of pixels.
+        """
+        patches = self._patches(images).transpose(0, 1).flatten(1)
+        mean = patches.mean(dim=1)
+        channels = self.config.latent_channels
+        components = torch.linalg.eigh(torch.cov(patches)).eigenvectors[:, -channels:]
+        turn = torch.linalg.qr(torch.randn(channels, channels)).Q.to(components)
+        code = turn @ components.T
+        self.linear_in.weight.copy_(code[:, :, None, None])
+        cast(Tensor, self.linear_in.bias).copy_(-code @ mean)
+        self.linear_out.weight.copy_(code.T[:, :, None, None])
+        cast(Tensor, self.linear_out.bias).copy_(mean)
+
+    def _patches(self, images: Images) -> Maps:
+        return functional.pixel_unshuffle(images, self.config.stride)
 
     def moments(self, images: Images) -> Maps:
         """Mean and log variance of the posterior, joined on channels."""
-        return self.quant_conv(self.encoder(images))
+        moments = self.quant_conv(self.encoder(images))
+        if not self.config.linear:
+            return moments
+        mean, log_variance = moments.chunk(2, dim=1)
+        return torch.cat([mean + self.linear_in(self._patches(images)), log_variance], dim=1)
 
     def encode(self, images: Images) -> Posterior:
         """The posterior of pictures in [-1, 1]."""
@@ -275,7 +321,10 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Maps) -> Images:
         """Pictures in about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(latents))
+        drawn = self.decoder(self.post_quant_conv(latents))
+        if not self.config.linear:
+            return drawn
+        return drawn + functional.pixel_shuffle(self.linear_out(latents), self.config.stride)
 
     def forward(self, images: Images) -> Images:
         """The reconstruction from the posterior's mode."""

@@ -210,9 +210,7 @@ class NextVid(Objective):
         output = self.decoder(noisy_latents(h1, h0, tau), z, tau, *grid)
         return flow_loss(output, h1, h0, tau, self.config.prediction)
 
-    def sample(
-        self, z: PredictedTokens, grid: Grid, keys: list[int], sampling: Sampling = DEFAULT_SAMPLING
-    ) -> Latents:
+    def sample(self, z: PredictedTokens, grid: Grid, keys: list[int], sampling: Sampling = DEFAULT_SAMPLING) -> Latents:
         """Latents drawn from the flow given ``z``; the noise depends on each sample's key.
 
         A decoder that regresses has one answer and no noise: ``keys`` and ``sampling`` change nothing.
@@ -254,7 +252,9 @@ class NextVid(Objective):
                 "decoder": len(kept) * draws * self.decoder.flops(frames - 1, side * side) * generates,
             },
             frozen={
-                "encoder" if self.config.reference == "online" else "reference": self.encoder.flops(frames, side * side),
+                "encoder" if self.config.reference == "online" else "reference": self.encoder.flops(
+                    frames, side * side
+                ),
                 **({"target": target} if target else {}),
             },
         )

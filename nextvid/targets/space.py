@@ -120,7 +120,9 @@ def freeze(network: nn.Module) -> nn.Module:
                 module.register_buffer(name, parameter.detach(), persistent=False)
         module._non_persistent_buffers_set.update(module._buffers)
         if getattr(module, "track_running_stats", False):
-            module.track_running_stats = False  # else a BatchNorm wants its count of batches from every checkpoint
+            module.__dict__["track_running_stats"] = (
+                False  # else a BatchNorm wants its count of batches from every checkpoint
+            )
         # a partial, unlike a closure, is copied with its module
         module.__dict__["parameters"] = partial(_numbers_of, module)
     return network.eval()

@@ -87,7 +87,8 @@ class VideoVae(MapSpace):
         """Clips in [-1, 1] ``(B, F, 3, H, W)`` to latents ``(B, F / period, C, h, w)``, not normalised."""
         network: Any = self.network
         led = torch.cat([frames[:, :1], frames], dim=1).transpose(1, 2)
-        maps = self._in_chunks(lambda clips: network.encode(clips).latent_dist.mode(), led, self._clips(led.shape[2], led.shape[3:]))
+        count = self._clips(led.shape[2], led.shape[3:])
+        maps = self._in_chunks(lambda clips: network.encode(clips).latent_dist.mode(), led, count)
         if maps.shape[2] != 1 + frames.shape[1] // self.period:
             raise UserError(
                 f"{type(network).__name__} makes {maps.shape[2]} latent frames of {led.shape[2]} frames, where its config.json "

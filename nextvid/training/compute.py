@@ -1,5 +1,7 @@
 """What a recipe costs in floating-point operations, and as many steps of another recipe as cost the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -10,10 +12,19 @@ from nextvid.objectives import Flops
 
 
 def clip_flops(recipe: Recipe) -> list[Flops]:
-    """What a clip of each stage costs (:class:`nextvid.objectives.protocol.Flops`); no weights are made."""
+    """What a clip of each stage costs (:class:`nextvid.objectives.protocol.Flops`); no weights are made.
+
+    A target whose latents are stored (``data.latents``) is not computed.
+    """
     with torch.device("meta"):
         objective = recipe.objective.build(recipe.encoder)
-    return [objective.flops(stage) for stage in recipe.stages]
+    return [_without_target(flops, recipe) for flops in map(objective.flops, recipe.stages)]
+
+
+def _without_target(flops: Flops, recipe: Recipe) -> Flops:
+    if not recipe.data.latents:
+        return flops
+    return replace(flops, frozen={part: cost for part, cost in flops.frozen.items() if part != "target"})
 
 
 def step_flops(recipe: Recipe) -> list[int]:

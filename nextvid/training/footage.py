@@ -35,15 +35,24 @@ def build_mixtures(recipe: Recipe, run: Path | None, console: Console) -> list[M
 
     Raises ``UserError`` for a source that is missing, empty or unknown, or has changed since the run began.
     """
-    opener = SourceOpener(recipe.data, recipe.encoder.tubelet, run, console)
+    opener = SourceOpener(recipe.data, recipe.encoder.tubelet, run, console, latents=True)
     return [opener.mixture(stage.sources or recipe.data.sources, recipe.seed) for stage in recipe.stages]
 
 
 class SourceOpener:
     """Opens sources, each once. Raises ``UserError`` for one that is missing, empty or unknown, or has changed."""
 
-    def __init__(self, data: DataConfig, min_frames: int, run: Path | None, console: Console) -> None:
-        """``min_frames``: shorter videos are left out. Where ``run`` has begun its footage is what its ``footage.json`` names."""
+    def __init__(
+        self, data: DataConfig, min_frames: int, run: Path | None, console: Console, latents: bool = False
+    ) -> None:
+        """``min_frames``: shorter videos are left out. Where ``run`` has begun its footage is what its ``footage.json`` names.
+
+        ``latents``: whether who draws the clips could do with stored latents (``data.latents``); ``UserError`` where not.
+        """
+        if data.latents and not latents:
+            raise UserError(
+                "data.latents=true is for methods that draw in a target space, and this is none; leave it out"
+            )
         self._data, self._min_frames, self._console = data, min_frames, console
         self._stored = _stored(run) if run else {}
         self._opened: dict[tuple[str, Split], Source] = {}
@@ -79,7 +88,7 @@ def keep_footage(mixtures: list[Mixture], run: Path) -> None:
     found = {
         source.name: source for mixture in mixtures for source in mixture.sources if isinstance(source, FootageSource)
     }
-    kept = {name: _kept(source.manifest, run) for name, source in found.items()}
+    kept = {name: _kept(source.manifest, run) | latents_of(source) for name, source in found.items()}
     replace_json(run / FOOTAGE_FILE, {"format_version": FORMAT_VERSION, "sources": kept})
 
 
@@ -93,6 +102,12 @@ def _kept(manifest: Manifest, run: Path) -> dict[str, Any]:
     where = path.relative_to(run.absolute()) if path.is_relative_to(run.absolute()) else path
     named = broken_rows(manifest.path, _NAMED)
     return {"manifest": str(where), "digest": manifest.digest, "summary": manifest.summary, "broken_files": named}
+
+
+def latents_of(source: FootageSource) -> dict[str, Any]:
+    """What ``footage.json`` keeps of the latents that a source has: how each cache's were made, by the frames' size."""
+    made = {str(size): cache.facts["made"] for size, cache in sorted(source.latents.items())}
+    return {"latents": made} if made else {}
 
 
 def builtin_names() -> list[str]:

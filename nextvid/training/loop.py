@@ -34,6 +34,7 @@ from nextvid.training.device import warn_of_idle_devices, warn_of_slow_half
 from nextvid.training.display import Display
 from nextvid.training.distributed import World, world_of
 from nextvid.training.footage import BrokenFiles, build_mixtures, keep_footage
+from nextvid.training.latents import use_latents
 from nextvid.training.logs import check_sinks, closing_all, open_sinks, write_row
 from nextvid.training.release import start_from
 from nextvid.training.rollback import Diverged, Rollback, read_rollbacks, write_rollbacks
@@ -89,6 +90,7 @@ def _pretrain(
         report = start_from(objective, recipe, recipe.init) if recipe.init is not None and fresh else None
         run.check_reliances(objective.relies_on())
         mixtures = build_mixtures(recipe, run.path, console)
+        use_latents(objective, recipe, mixtures, run.path)
     world.same("what they start from", report.source.name if report is not None else "")
     world.same("the footage", "; ".join(_digests(mixtures)))
     with world.together():

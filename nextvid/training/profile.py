@@ -20,6 +20,7 @@ from nextvid.training.clock import Clock
 from nextvid.training.compute import clip_flops
 from nextvid.training.device import describe, matmul_peak, warn_of_slow_half
 from nextvid.training.footage import build_mixtures
+from nextvid.training.latents import use_latents
 from nextvid.training.trainer import Trainer, build_trainer, first_clips, plan_of, train_step
 
 FORMAT_VERSION = 1
@@ -38,6 +39,7 @@ def profile_step(
     trainer = build_trainer(recipe)
     warn_of_slow_half(recipe.training.precision, trainer.device, console)
     mixtures = build_mixtures(recipe, None, console)
+    use_latents(trainer.objective, recipe, mixtures)
     trainer.objective.before_training(first_clips(trainer, mixtures[number]))
     trainer.progress.step = _heaviest_step(trainer, number)
     plan = plan_of(trainer.schedule, trainer.progress.step)

@@ -170,12 +170,12 @@ def first_clips(trainer: Trainer, mixture: Mixture) -> Batch:
     """Clips that an objective may measure before its first step."""
     plan, data = replace(plan_of(trainer.schedule, 0), batch=STATISTICS_CLIPS, mixture=0), trainer.recipe.data
     (batch,) = batches([mixture], [plan], data.workers, trainer.recipe.seed, seconds=data.timeout)
-    return replace(batch, frames=batch.frames.to(trainer.device))
+    return batch.to(trainer.device)
 
 
 def _micro_batches(trainer: Trainer, batch: Batch, stage: StageConfig) -> list[Batch]:
     """The batch on the device, in equal parts."""
     clips = len(batch.keys)
     size = min(stage.micro_batch or clips, clips)
-    frames = batch.frames.to(trainer.device, non_blocking=True)
-    return [Batch(frames[at : at + size], batch.keys[at : at + size]) for at in range(0, clips, size)]
+    there = batch.to(trainer.device)
+    return [there.part(at, at + size) for at in range(0, clips, size)]

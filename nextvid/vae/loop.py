@@ -56,7 +56,8 @@ def train_vae(
         mixture = opener.mixture(recipe.data.sources, recipe.seed)
         judge = Judge.of(recipe, opener, mixture)
         run.open(recipe)
-        _resume(trainer, run, console)
+        if not _resume(trainer, run, console) and recipe.model.linear:
+            trainer.model.autoencoder.start_as_components(judge.statistics(trainer.device))
         keep_footage([mixture], out)
         if changes:
             run.change(recipe, changes, trainer.progress.step)
@@ -182,8 +183,8 @@ def _shown(figures: dict[str, float]) -> dict[str, float]:
     return {name: figures[name] for name in names if name in figures}
 
 
-def _resume(trainer: VaeTrainer, run: Run, console: Console) -> None:
-    """Load the newest checkpoint that is whole."""
+def _resume(trainer: VaeTrainer, run: Run, console: Console) -> bool:
+    """Load the newest checkpoint that is whole; whether there is one."""
     tidy(run.checkpoints)
     for checkpoint in reversed(list_checkpoints(run.checkpoints)):
         wrong = damage(checkpoint)
@@ -200,6 +201,7 @@ def _resume(trainer: VaeTrainer, run: Run, console: Console) -> None:
             "more steps, or another --out"
         )
     run.rewind_metrics(trainer.progress.step)
+    return trainer.progress.step > 0
 
 
 def _summary(trainer: VaeTrainer) -> dict[str, Any]:

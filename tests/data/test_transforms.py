@@ -9,6 +9,7 @@ from nextvid.data.transforms import (
     Crop,
     centre_crop,
     draw_crop,
+    fixed_crop,
     normalise,
     resized_crop,
     to_uint8,
@@ -103,3 +104,13 @@ def test_normalise_and_its_inverse():
     assert (floats.min().item(), floats.max().item()) == (-1.0, 1.0)
     assert torch.equal(to_uint8(floats), frames)
     assert to_uint8(torch.tensor([-3.0, 3.0, 0.0]).repeat(3).reshape(1, 1, 3, 3, 1)).unique().tolist() == [0, 128, 255]
+
+
+@given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 99))
+def test_a_crop_that_is_fixed_takes_the_numbers_that_a_random_one_takes(height: int, width: int, seed: int) -> None:
+    draws = {kind: np.random.default_rng(seed) for kind in ("random", "center", "none")}
+    crops = {kind: draw_crop(draw, height, width, Augmentation(crop=kind)) for kind, draw in draws.items()}
+    assert len({draw.random() for draw in draws.values()}) == 1
+    assert crops["center"] == centre_crop(height, width) == fixed_crop("center", height, width)
+    assert crops["none"] == (0, 0, height, width, False)
+    assert crops["random"] == draw_crop(np.random.default_rng(seed), height, width, Augmentation())
