@@ -3,9 +3,9 @@
     python benchmarks/targets.py --out runs/targets
     python benchmarks/targets.py --out runs/targets "not aligned: objective.target.weights=runs/vae-not-aligned"
 
-Trains the recipe once a space with the same seed, clips, masks and steps, or goes on where it was stopped, probes every run on two
-benchmarks, and writes the page, the table and a results file. ``--scale`` shortens every stage alike. An argument is one more row: a
-name, a colon, and overrides on top of the ``vae`` row's.
+Trains the recipe once a space with the same seed, clips, masks and steps, or goes on where it was stopped, probes every run on
+two benchmarks, and writes the page, the table and a results file. ``--scale`` shortens every stage alike. An argument is one more
+row: a name, a colon, and overrides on top of the ``vae`` row's.
 
 ``autoencoder_kl`` is a small one of diffusers' class with random weights, since no trained ones come with a package: a floor for
 what a space must offer. ``features`` are those of a layer in the middle of EfficientNet-Lite0 (one cell every 8 pixels), which
