@@ -8,6 +8,7 @@ from torch import nn
 from nextvid.config import Recipe
 from nextvid.objectives import Objective
 from nextvid.settings import StageConfig
+from nextvid.targets.space import MapSpace
 from nextvid.training.compute import step_flops
 
 FRAMES_OF_A_SAMPLE = 16
@@ -16,7 +17,7 @@ FRAMES_OF_A_SAMPLE = 16
 
 @dataclass(frozen=True)
 class Part:
-    """A module's parameters and buffers, of which ``trained`` parameters have a gradient; ``bytes`` are of both."""
+    """A module's parameters, with those of a frozen network, of which ``trained`` have a gradient; ``bytes``: of buffers too."""
 
     parameters: int
     trained: int
@@ -55,8 +56,9 @@ def work_of(recipe: Recipe) -> list[StageWork]:
 def _part(module: nn.Module) -> Part:
     parameters = list(module.parameters())
     held = [*parameters, *module.buffers()]
+    frozen = list(module.network.buffers()) if isinstance(module, MapSpace) else []
     return Part(
-        parameters=sum(p.numel() for p in parameters),
+        parameters=sum(p.numel() for p in [*parameters, *frozen]),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         bytes=sum(tensor.nbytes for tensor in held),
     )

@@ -3,6 +3,8 @@
 import math
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -251,6 +253,12 @@ def test_places_that_are_no_square_need_their_grid() -> None:
     with pytest.raises(UserError, match="8 places are no square"):
         space.decode(latents)
     torch.testing.assert_close(space.decode(latents, 2, 4), frames, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_are_there_without_a_further_import() -> None:
+    script = "import nextvid; print(nextvid.targets.load('pixels', patch=8).channels)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == str(2 * 3 * 8 * 8)
 
 
 def test_the_interface_that_is_promised(own: Path) -> None:

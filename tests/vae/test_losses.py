@@ -196,3 +196,29 @@ def test_any_shape_goes_there_and_back(levels: int, fold: int, channels: int, ro
         posterior = network.encode(images)
         assert posterior.mean.shape == (2, channels, rows, columns)
         assert network(images).shape == images.shape
+
+
+@given(channels=st.integers(1, 12), seed=st.integers(0, 20))
+def test_a_linear_code_begins_as_the_principal_components(channels: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    network = Autoencoder(
+        AutoencoderConfig(
+            width=4, multipliers=(1,), blocks=1, attention=(), latent_channels=channels, groups=2, fold=2, linear=True
+        )
+    )
+    images = functional.avg_pool2d(pictures(6, seed), 3, 1, 1)
+    network.start_as_components(images)
+    patches = functional.pixel_unshuffle(images, 2).transpose(0, 1).flatten(1)
+    lost = torch.linalg.eigvalsh(torch.cov(patches, correction=0))[: 12 - channels].sum() / 12
+    with torch.no_grad():
+        error = (network(images) - images).square().mean()
+        deviation = (0.5 * network.encode(images).log_variance).exp()
+    torch.testing.assert_close(error, lost, rtol=1e-2, atol=1e-6)
+    assert deviation.max() < 0.1
+
+
+def test_a_linear_code_has_no_more_channels_than_a_patch_has_values() -> None:
+    with pytest.raises(ValueError, match="latent_channels=13: a patch of 2 pixels has 12 values"):
+        AutoencoderConfig(
+            width=4, multipliers=(1,), blocks=1, attention=(), latent_channels=13, groups=2, fold=2, linear=True
+        )
