@@ -24,7 +24,7 @@ from nextvid.footage.latent_shard import ClipRow, Encoding, LatentShard, encode,
 from nextvid.footage.progress import FramesDisplay
 from nextvid.footage.shard import read_shard
 from nextvid.signals import stoppable
-from nextvid.targets.registry import SPACES, build_space
+from nextvid.targets.registry import PLACES, SPACES, build_space
 from nextvid.targets.space import NetworkSpace, Space, SpaceConfig, digest_of
 
 DECODER = "pyav"
@@ -32,8 +32,6 @@ DECODER = "pyav"
 PRECISIONS = ("float32", "float16")
 TUBELET = 2
 """Nothing that is stored depends on it."""
-FILES = ("weights", "network", "statistics")
-"""Settings of a space that name files. What is in them is known by their checksum; statistics come in at training."""
 SpaceFacts = dict[str, Any]
 _NAMED = 10
 
@@ -71,7 +69,7 @@ class LatentSettings:
         known = [key for key in SPACES[name].__dataclass_fields__ if key != "name"]
         given: dict[str, Any] = dict(_key_and_value(text) for text in self.further)
         if colon:
-            given[next((key for key in FILES if key in known), "weights")] = weights
+            given[next((key for key in PLACES if key in known), "weights")] = weights
         for key in given:
             if key not in known:
                 raise UserError(
@@ -144,7 +142,7 @@ def facts_of_space(config: SpaceConfig, space: Space) -> SpaceFacts:
                 "frames (vae, vavae, autoencoder_kl, features)"
             )
         )
-    own = {key: getattr(config, key) for key in type(config).__dataclass_fields__ if key not in (*FILES, "name")}
+    own = {key: getattr(config, key) for key in type(config).__dataclass_fields__ if key not in (*PLACES, "name")}
     stride = space.patch // space.fold
     return {"name": name, "checksum": space.checksum, "stride": stride, "channels": space.map_channels, **own}
 

@@ -20,6 +20,8 @@ SPACES: dict[str, type[SpaceConfig]] = {
     "video_vae": VideoVaeConfig,
     "features": FeaturesConfig,
 }
+PLACES = ("weights", "statistics", "network")
+"""Settings that say where a space's files lie: what is in them is known by the space's checksum."""
 
 
 def _kind(value: Any) -> str | None:

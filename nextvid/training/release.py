@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 
 from nextvid.config import Recipe, differences, load_recipe, parse_recipe, save_recipe
 from nextvid.errors import UserError
-from nextvid.files import replacing
+from nextvid.files import read_json, replacing
 from nextvid.inference.load import config_of
 from nextvid.inference.released import find_released, is_released, released_names
 from nextvid.objectives.protocol import Objective
 from nextvid.settings import InitConfig
+from nextvid.targets.registry import PLACES
 from nextvid.training.checkpoint import read_part, step_of
-from nextvid.training.run import encoder_config, export_prefixes
+from nextvid.training.run import RELIANCES, encoder_config, export_prefixes
 from nextvid.training.start import InitReport, find_whole, moments_fit, same_first_clips
 from nextvid.weights import Fit, check_fit, fit_of, read_metadata, read_shapes, read_tensors
 
@@ -73,7 +74,7 @@ def start_from(objective: Objective, recipe: Recipe, init: InitConfig) -> InitRe
     tensor does not fit; otherwise, where nothing of the encoder fits.
     """
     origin = _origin_of(init)
-    other = origin.other_settings(recipe)
+    other = origin.other_settings(recipe) + origin.other_files(objective)
     if init.strict:
         origin.check_whole(objective)
         _check_same_model(other, init)
@@ -109,6 +110,17 @@ class _Origin:
     recipe: Recipe | None
     config: dict[str, Any] | None = None
     damaged: list[str] = field(default_factory=list)
+    relies_on: dict[str, str] = field(default_factory=dict)
+
+    def other_files(self, objective: Objective) -> list[str]:
+        """What it was trained with and is another file here, as far as both are known, wherever either lies."""
+        here = objective.relies_on()
+        both = [key for key, digest in self.relies_on.items() if digest and here.get(key)]
+        return [
+            f"{key}: {self.relies_on[key][:12]}… → {here[key][:12]}…"
+            for key in both
+            if self.relies_on[key] != here[key]
+        ]
 
     def other_settings(self, recipe: Recipe) -> list[str]:
         """In what it computes something else than ``recipe`` (there → here), as far as it says what it computes."""
@@ -144,7 +156,8 @@ def _origin_of(init: InitConfig) -> _Origin:
     path = find_released(init.origin) if is_released(init.origin) else Path(init.origin)
     if path.is_dir():
         found = find_whole(path, init.step)
-        return _Origin(found.path, step_of(found.path), stored_recipe(path), damaged=found.damaged)
+        relies_on = read_json(path / RELIANCES).get("checksums", {})
+        return _Origin(found.path, step_of(found.path), stored_recipe(path), damaged=found.damaged, relies_on=relies_on)
     if not path.is_file():
         raise UserError(
             f"init={init.origin}: there is no such run or file; released encoders: {', '.join(released_names()) or 'none'}"
@@ -157,7 +170,8 @@ def _origin_of(init: InitConfig) -> _Origin:
         )
     metadata = read_metadata(path)
     config = config_of(metadata, path) if "config" in metadata else None
-    return _Origin(path, (config or {}).get("step"), _carried_recipe(metadata, path), config)
+    said = config or {}
+    return _Origin(path, said.get("step"), _carried_recipe(metadata, path), config, relies_on=said.get("relies_on", {}))
 
 
 def stored_recipe(run: Path) -> Recipe:
@@ -200,12 +214,12 @@ def _check_encoder(weights: Fit, init: InitConfig) -> None:
 
 
 def _model_settings(recipe: Recipe) -> dict[str, Any]:
-    """The settings that say what the weights compute, and not how they are trained."""
+    """The settings that say what the weights compute, and not how they are trained, nor where files lie."""
     whole = recipe.model_dump(mode="json")
-    return {
-        "encoder": whole["encoder"],
-        "objective": {key: whole["objective"][key] for key in recipe.objective.model_keys},
-    }
+    objective = {key: whole["objective"][key] for key in recipe.objective.model_keys}
+    if "target" in objective:
+        objective["target"] = {key: value for key, value in objective["target"].items() if key not in PLACES}
+    return {"encoder": whole["encoder"], "objective": objective}
 
 
 def load_objective(origin: str | Path) -> tuple[Objective, Recipe]:

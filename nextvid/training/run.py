@@ -193,6 +193,7 @@ def encoder_config(objective: Objective, recipe: Recipe, step: int) -> dict[str,
         "step": step,
         "clip": {"frames": main.frames, "fps": main.fps, "size": main.size},
         "weights": list(objective.exports()),
+        "relies_on": objective.relies_on(),
     }
 
 

@@ -14,11 +14,13 @@ from nextvid.evaluation.generation import draw_next_frames, load_drawing
 from nextvid.models.autoencoder import Autoencoder, AutoencoderConfig
 from nextvid.planning.live import trace_of
 from nextvid.planning.work import parts_of, skeleton
-from nextvid.settings import StageConfig
+from nextvid.settings import InitConfig, StageConfig
 from nextvid.targets.vae_file import latent_statistics, write_vae
 from nextvid.training.checkpoint import tensor_shapes
 from nextvid.training.compute import clip_flops
 from nextvid.training.loop import pretrain
+from nextvid.training.release import start_from
+from nextvid.training.trainer import build_objective
 
 QUIET = Console(quiet=True)
 SMALL = AutoencoderConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), latent_channels=2, groups=4, fold=2)
@@ -94,3 +96,17 @@ def test_plans_count_the_space(folder: Path) -> None:
     assert (
         second.frozen["target"] == 2 * first.frozen["target"] > 0
     )  # 4 and 2 frames are encoded: the first two never are
+
+
+def test_another_run_starts_from_it_wherever_the_same_autoencoder_lies(folder: Path, tmp_path: Path) -> None:
+    moved, other = tmp_path / "moved.safetensors", tmp_path / "other.safetensors"
+    moved.write_bytes((folder / "vae.safetensors").read_bytes())
+    write_autoencoder(other, seed=2)
+    for file in (moved, other):
+        recipe = recipe_in(file).model_copy(update={"init": InitConfig(origin=str(folder / "run")), "seed": 1})
+        objective = build_objective(recipe)
+        if file == moved:
+            assert start_from(objective, recipe, recipe.init).weights.complete
+            continue
+        with pytest.raises(UserError, match=r"was trained as another model than this recipe's: objective\.target: "):
+            start_from(objective, recipe, recipe.init)
