@@ -26,7 +26,7 @@ from nextvid.masking import visible_count
 from nextvid.objectives import Objective
 from nextvid.planning.work import skeleton
 from nextvid.settings import StageConfig
-from nextvid.targets.space import MapSpace
+from nextvid.targets.space import PIXELS_AT_ONCE, MapSpace
 from nextvid.training.distributed import World
 from nextvid.training.parallel import Forward, spread
 
@@ -56,6 +56,9 @@ def trace_of(recipe: Recipe, stage: StageConfig, gradients: bool, cpu: bool) -> 
     with imagined(recipe, stage, objective, clips) as (forward, batch):
         for parameter in objective.parameters():
             parameter.grad = torch.zeros_like(parameter) if gradients and parameter.requires_grad else None
+        if not cpu:
+            for space in _spaces(objective):
+                space.chunk = max(1, PIXELS_AT_ONCE["cuda"] // stage.size**2)
         watch = _Watch(clips, list(objective.parameters()), [*objective.buffers(), batch.frames])
         half = recipe.training.precision == "bfloat16"
         with watch, _attention(cpu):
@@ -75,9 +78,8 @@ def imagined(recipe: Recipe, stage: StageConfig, objective: Objective, clips: in
         FakeTensorMode(allow_non_fake_inputs=True),
     ):
         objective.to_empty(device="cpu")
-        for module in objective.modules():
-            if isinstance(module, MapSpace):
-                module._in_chunks = _first_chunk  # type: ignore[method-assign]
+        for space in _spaces(objective):
+            space._in_chunks = _first_chunk  # type: ignore[method-assign]
         eager = recipe.training.model_copy(update={"compile": False})
         forward = spread(objective, eager, World(), torch.device("cpu"))
         objective.begin_stage(stage)
@@ -178,6 +180,10 @@ def _attention(cpu: bool) -> Iterator[None]:
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, *_pattern: object) -> Tensor:
     return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def _spaces(objective: nn.Module) -> list[MapSpace]:
+    return [module for module in objective.modules() if isinstance(module, MapSpace)]
 
 
 def _first_chunk(function: Callable[[Tensor], Tensor], batch: Tensor, count: int) -> Tensor:
