@@ -110,6 +110,7 @@ def test_loaders_have_to_give_what_a_step_takes() -> None:
         assert stage["loader_frames_per_second_and_device"] == pytest.approx(clips * stage["frames"])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said() -> None:
     recipe = load_recipe("vit_l", ["encoder.depth=2", "objective.predictor.depth=1", "objective.decoder.depth=1"])
     found = plan(recipe, Offer(1, "rtx4090"), QUIET)["stages"][0]["memory"]

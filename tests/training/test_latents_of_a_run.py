@@ -126,6 +126,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(prepared: Path, tmp_path
     assert np.array_equal(losses_of(tmp_path / "parts"), losses_of(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_half_precision_is_close(shards: Path, tmp_path: Path) -> None:
     shutil.rmtree(shards / "shards" / "latents")
     prepare_latents(shards / "shards", latents_of(shards, precision="float16"), console=QUIET)
