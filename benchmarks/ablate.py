@@ -29,9 +29,11 @@ from nextvid.data import benchmarks
 from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.benchmark import random_encoder
 from nextvid.evaluation.features import Encode, RenderedClips, features, render
+from nextvid.evaluation.fitting import fit_probe
 from nextvid.evaluation.generation import draw_next_frames, load_drawing
 from nextvid.evaluation.likeness import figures
-from nextvid.evaluation.probe import ProbeConfig, fit_probe, wilson
+from nextvid.evaluation.probe import ProbeConfig
+from nextvid.evaluation.scores import wilson
 from nextvid.inference.load import load
 from nextvid.training.compute import total_flops, with_flops
 from nextvid.training.loop import pretrain

@@ -23,7 +23,9 @@ from torch import Tensor
 from nextvid.data import benchmarks
 from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.features import RenderedClips, features, render
-from nextvid.evaluation.probe import ProbeConfig, fit_probe, wilson
+from nextvid.evaluation.fitting import fit_probe
+from nextvid.evaluation.probe import ProbeConfig
+from nextvid.evaluation.scores import wilson
 from nextvid.files import read_json, replace_json
 from nextvid.targets import load
 from nextvid.training.device import processor_name

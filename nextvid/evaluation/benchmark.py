@@ -13,7 +13,8 @@ from nextvid.data.clip import ClipSpec
 from nextvid.errors import UserError, nearest
 from nextvid.evaluation import baselines
 from nextvid.evaluation.features import Encode, RenderedClips, features, frozen, render
-from nextvid.evaluation.probe import ProbeConfig, ProbeResult, train_probe
+from nextvid.evaluation.fitting import train_probe
+from nextvid.evaluation.probe import ProbeConfig, ProbeResult
 from nextvid.models.encoder import Encoder, EncoderConfig
 from nextvid.randomness import key_of
 

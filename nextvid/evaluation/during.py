@@ -9,7 +9,8 @@ from nextvid.data import benchmarks
 from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.benchmark import default_level
 from nextvid.evaluation.features import RenderedClips, features, frozen, render
-from nextvid.evaluation.probe import ProbeConfig, fit_probe
+from nextvid.evaluation.fitting import fit_probe
+from nextvid.evaluation.probe import ProbeConfig
 from nextvid.inference.released import default_weights
 from nextvid.models.encoder import Encoder
 from nextvid.settings import ProbeConfig as WatchConfig

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -75,14 +75,77 @@ class RenderedClips:
     """The class names of every task."""
 
 
+Rows = Int64[Tensor, " _"]
+Plan = Iterable[tuple[int, Rows]]
+"""Batches that are asked for: the epoch (by which augmentation is drawn) and the rows of each."""
+
+
+@runtime_checkable
+class Supply(Protocol):
+    """Tokens of one split for a probe to read, row by row.
+
+    A sample is ``views`` rows, one after the other. A row's tokens are those of ``groups`` layers, one layer after the other, in
+    equal parts. ``labels`` and ``tasks`` are by sample.
+    """
+
+    @property
+    def tasks(self) -> dict[str, tuple[str, ...]]:
+        """The class names of every task."""
+        ...
+
+    @property
+    def labels(self) -> dict[str, Int64[Tensor, " samples"]]:
+        """The class of every sample under every task."""
+        ...
+
+    @property
+    def views(self) -> int:
+        """Rows of a sample."""
+        ...
+
+    @property
+    def groups(self) -> int:
+        """Layers whose tokens a row holds."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        ...
+
+    def batches(self, plan: Plan) -> Iterator[tuple[Rows, Float[Tensor, "batch tokens channels"]]]:
+        """For every batch of ``plan`` the rows that could be read, and their tokens."""
+        ...
+
+
 @dataclass(frozen=True)
 class Features:
-    """The tokens of a frozen encoder over one split, in the split's order, with the labels of every task."""
+    """A :class:`Supply` in memory: the tokens of a frozen encoder over one split, in the split's order."""
 
-    tokens: Float[Tensor, "clips tokens channels"]
-    labels: dict[str, Int64[Tensor, " clips"]]
+    tokens: Float[Tensor, "rows tokens channels"]
+    labels: dict[str, Int64[Tensor, " samples"]]
     tasks: dict[str, tuple[str, ...]]
     """The class names of every task."""
+    views: int = 1
+    groups: int = 1
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.tokens.shape[-1]
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.tokens) // self.views
+
+    def batches(self, plan: Plan) -> Iterator[tuple[Rows, Float[Tensor, "batch tokens channels"]]]:
+        """See :class:`Supply`; every row is there."""
+        for _, rows in plan:
+            yield rows, self.tokens[rows]
 
 
 def render(
@@ -167,27 +230,47 @@ def features(
 
 @dataclass(frozen=True)
 class Standardise:
-    """Takes each channel to mean 0 and deviation 1 over the clips and tokens that it was fitted on.
+    """Takes each channel of each layer to mean 0 and deviation 1 over the clips and tokens that it was fitted on.
 
     Young encoders' features are anisotropic, and an attentive probe reads them badly without this; AIM's probe has a
     BatchNorm without affine for the same reason.
     """
 
-    mean: Float[Tensor, " channels"]
-    deviation: Float[Tensor, " channels"]
+    mean: Float[Tensor, "groups channels"]
+    deviation: Float[Tensor, "groups channels"]
 
     @classmethod
-    def fit(cls, tokens: Float[Tensor, "clips tokens channels"]) -> "Standardise":
+    def fit(cls, tokens: Float[Tensor, "clips tokens channels"], groups: int = 1) -> "Standardise":
         """The statistics of ``tokens``, summed in float64; a channel that never changes is only centred."""
-        count = tokens.shape[0] * tokens.shape[1]
         parts = tokens.split(CHUNK_CLIPS)
-        mean = torch.stack([part.sum((0, 1), dtype=torch.float64) for part in parts]).sum(0) / count
-        centre = mean.float()
-        squares = [(part.float() - centre).square().sum((0, 1), dtype=torch.float64) for part in parts]
-        deviation = (torch.stack(squares).sum(0) / count).sqrt()
-        still = deviation <= 1e-6 * mean.abs().clamp_min(1e-6)
+        sums = torch.stack([_grouped(part, groups).sum((0, 2), dtype=torch.float64) for part in parts]).sum(0)
+        count = tokens.shape[0] * tokens.shape[1] // groups
+        centre = (sums / count).float()
+        squares = [_squared_distances(part, centre) for part in parts]
+        return cls.of(centre, torch.stack(squares).sum(0) / count)
+
+    @classmethod
+    def of(cls, centre: Float[Tensor, "groups channels"], variance: Float[Tensor, "groups channels"]) -> "Standardise":
+        """From a mean and a variance; a channel that never changes is only centred."""
+        deviation = variance.sqrt()
+        still = deviation <= 1e-6 * centre.double().abs().clamp_min(1e-6)
         return cls(centre, torch.where(still, 1.0, deviation).float())
 
     def apply(self, tokens: Float[Tensor, "clips tokens channels"]) -> Float[Tensor, "clips tokens channels"]:
         """The standardised tokens in float32."""
-        return (tokens.float() - self.mean.to(tokens.device)) / self.deviation.to(tokens.device)
+        mean, deviation = (part[:, None].to(tokens.device) for part in (self.mean, self.deviation))
+        return ((_grouped(tokens.float(), len(mean)) - mean) / deviation).flatten(1, 2)
+
+
+def _grouped(
+    tokens: Float[Tensor, "clips tokens channels"], groups: int
+) -> Float[Tensor, "clips groups tokens_of_a_group channels"]:
+    return tokens.unflatten(1, (groups, -1))
+
+
+def _squared_distances(
+    tokens: Float[Tensor, "clips tokens channels"], centre: Float[Tensor, "groups channels"]
+) -> Float[Tensor, "groups channels"]:
+    """The sum over clips and tokens of the squared distance from ``centre``, in float64."""
+    apart = _grouped(tokens.float(), len(centre)) - centre[:, None].to(tokens.device)
+    return apart.square().sum((0, 2), dtype=torch.float64)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from nextvid.data.clip import ClipSpec, LabelledClips
 from nextvid.data.transforms import normalise
 from nextvid.errors import UserError
+from nextvid.evaluation.attentive import AttentiveProbe
 from nextvid.evaluation.features import RenderedClips, render, track
-from nextvid.evaluation.probe import AttentiveProbe, wilson
+from nextvid.evaluation.scores import wilson
 from nextvid.randomness import generator
 
 Labels = dict[str, Int64[Tensor, " batch"]]

@@ -4,7 +4,8 @@ import torch
 from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.baselines import chance, middle_frame, pixels
 from nextvid.evaluation.features import extract
-from nextvid.evaluation.probe import ProbeConfig, train_probe
+from nextvid.evaluation.fitting import train_probe
+from nextvid.evaluation.probe import ProbeConfig
 
 SPEC = ClipSpec(frames=4, fps=8.0, size=12)
 

@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nextvid.errors import UserError
+from nextvid.evaluation.attentive import AttentiveProbe, heads_for
 from nextvid.evaluation.features import Features, Standardise
-from nextvid.evaluation.probe import (
-    AttentiveProbe,
-    GridAdamW,
-    ProbeConfig,
-    ProbeGrid,
-    fit_probe,
-    heads_for,
-    train_probe,
-    wilson,
-)
+from nextvid.evaluation.fitting import fit_probe, train_probe
+from nextvid.evaluation.grid import GridAdamW, ProbeGrid
+from nextvid.evaluation.probe import ProbeConfig
+from nextvid.evaluation.scores import wilson
 
 QUICK = ProbeConfig(epochs=8, batch=32, lrs=(1e-2, 1e-3))
 
@@ -179,7 +174,9 @@ def test_statistics_come_from_the_train_split_alone(make_problem, monkeypatch):
     train, test = make_problem(200, 1), make_problem(100, 2)
     seen = []
     fit = Standardise.fit.__func__
-    monkeypatch.setattr(Standardise, "fit", classmethod(lambda cls, tokens: seen.append(tokens) or fit(cls, tokens)))
+    monkeypatch.setattr(
+        Standardise, "fit", classmethod(lambda cls, tokens, groups: seen.append(tokens) or fit(cls, tokens, groups))
+    )
     train_probe(train, test, "kind", QUICK, progress=False)
     assert len(seen) == 1
     assert seen[0] is train.tokens
