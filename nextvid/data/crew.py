@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -94,9 +94,22 @@ def batch_bytes(clips: int, spec: ClipSpec) -> int:
     return clips * (clip_bytes(spec) + 1)
 
 
+@runtime_checkable
+class Bench(Protocol):
+    """What attempts are made with, and where what comes of them goes."""
+
+    def attempt(self, task: Any) -> "Broken | Postponed | Exception | None":
+        """Do a task and put what comes of it in its place."""
+        ...
+
+    def lost(self, task: Any, reason: str) -> Broken:
+        """The entry of an attempt that never ended."""
+        ...
+
+
 @dataclass(frozen=True)
-class Bench:
-    """What attempts are made with and where their clips go."""
+class MixtureBench:
+    """A :class:`Bench` of random clips of mixtures."""
 
     mixtures: Sequence[Mixture]
     ring: Ring
@@ -126,11 +139,11 @@ class Bench:
 class Crew(Protocol):
     """Who makes attempts."""
 
-    def submit(self, task: Task) -> None:
-        """Take on a task."""
+    def submit(self, task: Any) -> None:
+        """Take on a task (anything that can be hashed and pickled, and its bench knows)."""
         ...
 
-    def take(self, wait: bool) -> tuple[Task, Outcome] | None:
+    def take(self, wait: bool) -> tuple[Any, Outcome] | None:
         """A task that has ended; where none has: None, or with ``wait`` the next that does."""
         ...
 
@@ -144,13 +157,13 @@ class Here:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._tasks: deque[Task] = deque()
+        self._tasks: deque[Any] = deque()
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Any) -> None:
         """See :class:`Crew`."""
         self._tasks.append(task)
 
-    def take(self, wait: bool) -> tuple[Task, Outcome] | None:
+    def take(self, wait: bool) -> tuple[Any, Outcome] | None:
         """See :class:`Crew`; raises what the source does."""
         if not wait:
             return None
@@ -174,12 +187,12 @@ class Processes:
         self._workers = workers
         self._seconds = seconds
         self._seed = seed
-        self._running: dict[Task, Future] = {}
-        self._ended: queue.SimpleQueue[tuple[Task, Future]] = queue.SimpleQueue()
+        self._running: dict[Any, Future] = {}
+        self._ended: queue.SimpleQueue[tuple[Any, Future]] = queue.SimpleQueue()
         self._renewals = 0
         self._pool = self._open()
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Any) -> None:
         """See :class:`Crew`."""
         try:
             future = self._pool.schedule(_work, (task,), timeout=self._seconds)
@@ -189,7 +202,7 @@ class Processes:
         self._running[task] = future
         future.add_done_callback(lambda ended: self._ended.put((task, ended)))
 
-    def take(self, wait: bool) -> tuple[Task, Outcome] | None:
+    def take(self, wait: bool) -> tuple[Any, Outcome] | None:
         """See :class:`Crew`. Raises ``UserError`` where workers cannot be kept alive."""
         while True:
             ended = self._next(wait)
@@ -223,7 +236,7 @@ class Processes:
             context=multiprocessing.get_context("fork"),
         )
 
-    def _next(self, wait: bool) -> tuple[Task, Future] | None:
+    def _next(self, wait: bool) -> tuple[Any, Future] | None:
         """The next task to end. A pool that ends none in the time that each has is given up."""
         patience = time.monotonic() + self._seconds + _STARTING_SECONDS
         while True:
@@ -255,7 +268,7 @@ _BENCH: list[Bench] = []
 """The bench of a worker process."""
 
 
-def _work(task: Task) -> Outcome:
+def _work(task: Any) -> Outcome:
     """Errors are handed back as they can be pickled: with their traceback as text."""
     try:
         return _BENCH[0].attempt(task)

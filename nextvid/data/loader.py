@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nextvid.data.clip import Broken, ClipSpec, MadeUp
-from nextvid.data.crew import Bench, Crew, Here, Outcome, Postponed, Processes, Ring, Task, batch_bytes
+from nextvid.data.crew import Crew, Here, MixtureBench, Outcome, Postponed, Processes, Ring, Task, batch_bytes
 from nextvid.data.mixture import ATTEMPTS, Mixture, nothing_but_broken
 from nextvid.errors import UserError
 from nextvid.randomness import sample_key
@@ -115,7 +115,7 @@ def batches(
     losses, slots = Losses(lost), max(1, workers * prefetch)
     # A list fits one ring. A stream whose batches grow gets a larger one, and other workers, whenever they do.
     for size, stretch in itertools.groupby(parts, slot_bytes):
-        bench = Bench(mixtures, Ring(slots, size))
+        bench = MixtureBench(mixtures, Ring(slots, size))
         crew: Crew = Processes(bench, workers, seconds, seed) if workers else Here(bench)
         try:
             yield from Line(bench, crew, losses, slots, pin).run(stretch)
@@ -224,7 +224,7 @@ class _Copies:
 class Line:
     """Batches on their way, in order: which attempts are made, and what they come to."""
 
-    def __init__(self, bench: Bench, crew: Crew, losses: Losses, slots: int, pin: bool) -> None:
+    def __init__(self, bench: MixtureBench, crew: Crew, losses: Losses, slots: int, pin: bool) -> None:
         self._bench, self._crew, self._losses = bench, crew, losses
         self._copies = _Copies(pin and torch.cuda.is_available())
         self._free = list(range(slots))

@@ -132,6 +132,8 @@ class Features:
     """The class names of every task."""
     views: int = 1
     groups: int = 1
+    samples: Int64[Tensor, " samples"] | None = None
+    """Their numbers in the split, where some could not be read."""
 
     @property
     def width(self) -> int:

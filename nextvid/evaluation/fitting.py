@@ -1,20 +1,18 @@
 """Fitting a grid of probes: who learns and who chooses, the steps, and the choice."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nextvid.errors import Stopped, UserError
-from nextvid.evaluation.attentive import AttentiveProbe
 from nextvid.evaluation.features import Features, Rows, Standardise, Supply, track
-from nextvid.evaluation.grid import GridAdamW, ProbeGrid
-from nextvid.evaluation.probe import SCORING_ROWS, FittedProbe, GridMember, ProbeConfig, ProbeResult, autocast
+from nextvid.evaluation.fit import Fit, State, rank
+from nextvid.evaluation.fresh import FreshTokens
+from nextvid.evaluation.probe import SCORING_ROWS, FittedProbe, ProbeConfig, ProbeResult
 from nextvid.evaluation.scores import score
 from nextvid.randomness import generator
 from nextvid.training.distributed import World
@@ -31,16 +29,12 @@ Groups = Int64[Tensor, " samples"]
 class Keeper(Protocol):
     """Keeps a fit on disk while it goes on, so that it can be stopped."""
 
-    def restore(self, grid: ProbeGrid, optimiser: GridAdamW) -> tuple[int, Standardise | None] | None:
-        """The step and the statistics that were kept; weights and moments are filled in. None where nothing was kept."""
+    def restore(self) -> tuple[int, State] | None:
+        """The step and the state that were kept last; None where nothing was kept."""
         ...
 
-    def keep(self, grid: ProbeGrid, optimiser: GridAdamW, step: int, standardise: Standardise | None) -> None:
-        """Keep all; called after every step, and free to do nothing until enough time has passed."""
-        ...
-
-    def keep_now(self, grid: ProbeGrid, optimiser: GridAdamW, step: int, standardise: Standardise | None) -> None:
-        """Keep all at once."""
+    def keep(self, step: int, state: Callable[[], State], now: bool = False) -> None:
+        """Called after every step, and free to do nothing until enough time has passed, but ``now``."""
         ...
 
 
@@ -137,39 +131,128 @@ def fit_probe(
     progress: bool = True,
     device: torch.device | str = "cpu",
     world: World | None = None,
-    keeper: Callable[[str], Keeper] | None = None,
+    keeper: Keeper | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> FittedProbe:
     """Train every member of the grid on one part of ``train`` and choose the best on the other.
 
-    ``groups``: clips of one group, such as those of one video, are all learnt from or all held out. ``keeper``: by a name, who
-    keeps the fit on disk. ``stop``: asked now and then; where any process says so all is kept and ``Stopped`` raised. Raises
-    ``UserError`` for an unknown task or too few clips to hold some out.
+    ``groups``: clips of one group, such as those of one video, are all learnt from or all held out. ``keeper`` keeps the fit on
+    disk. ``stop``: asked now and then; where any process says so all is kept and ``Stopped`` raised. Raises ``UserError`` for an
+    unknown task or too few clips to hold some out.
     """
-    names = _names(train, task)
-    if train.views != 1:
-        raise UserError(f"a probe learns from one view a sample, and the train split has {train.views}")
-    learn, held_out = split(train.labels[task], config, groups)
-    fits = {}
-    for standardised in [True, False] if config.standardise == "both" else [config.standardise]:
-        fit = _Fit(
-            train, task, len(names), config, bool(standardised), torch.device(device), world or World(), progress
-        )
-        fits[standardised] = fit.run(learn, held_out, keeper(_word(bool(standardised))) if keeper else None, stop)
-    best = max(fits.values(), key=lambda fitted: _rank(fitted.best))
-    if len(fits) == 1:
+    return fit_probes(
+        [train],
+        task,
+        config,
+        groups=groups,
+        progress=progress,
+        device=device,
+        world=world,
+        keeper=keeper,
+        stop=stop,
+    )[0]
+
+
+def fit_probes(
+    trains: Sequence[Supply],
+    task: str,
+    config: ProbeConfig,
+    *,
+    groups: Groups | None = None,
+    progress: bool = True,
+    device: torch.device | str = "cpu",
+    world: World | None = None,
+    keeper: Keeper | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[FittedProbe]:
+    """:func:`fit_probe` of several encoders over the same clips, step by step: what is fresh is read once for all of them."""
+    names = _names(trains[0], task)
+    if trains[0].views != 1:
+        raise UserError(f"a probe learns from one view a sample, and the train split has {trains[0].views}")
+    world = world or World()
+    learn, held_out = split(trains[0].labels[task], config, groups)
+    kinds = (True, False) if config.standardise == "both" else (config.standardise,)
+    fits = [
+        [Fit(train, task, len(names), config, kind, torch.device(device), world) for kind in kinds] for train in trains
+    ]
+    show = progress and world.first
+    kept = keeper.restore() if keeper else None
+    if kept:
+        for name, fit in _named(fits):
+            fit.restore(name, kept[1])
+    elif True in kinds:
+        for same, found in zip(fits, statistics(trains, learn, world, show), strict=True):
+            same[0].standardise = found
+    _learn(trains, fits, learn, kept[0] if kept else 0, keeper, stop, show)
+    _judge(trains, fits, held_out, show)
+    return [_chosen(same, held_out) for same in fits]
+
+
+def _named(fits: list[list[Fit]]) -> list[tuple[str, Fit]]:
+    return [(f"{number}.{place}.", fit) for number, same in enumerate(fits) for place, fit in enumerate(same)]
+
+
+def _learn(
+    trains: Sequence[Supply],
+    fits: list[list[Fit]],
+    learn: Rows,
+    first: int,
+    keeper: Keeper | None,
+    stop: Callable[[], bool],
+    show: bool,
+) -> None:
+    all_fits = _named(fits)
+    one = all_fits[0][1]
+    world, batches = one.world, list(_shuffled(learn, one.config))
+
+    def state() -> State:
+        return {name + key: tensor for name, fit in all_fits for key, tensor in fit.state().items()}
+
+    plan = [(epoch, rows.tensor_split(world.ranks)[world.rank]) for epoch, rows in batches[first:]]
+    steps = track(tokens_of(trains, plan), len(plan), f"probing {one.task}", show)
+    for step, found in enumerate(steps, first):
+        whole = len(batches[step][1])
+        for same, (rows, tokens) in zip(fits, found, strict=True):
+            for fit in same:
+                fit.step(rows, tokens, whole, 0.5 + 0.5 * math.cos(math.pi * step / len(batches)))
+        if step % STOP_EVERY == 0 and world.most([int(stop())])[0]:
+            if keeper:
+                keeper.keep(step + 1, state, now=True)
+            raise Stopped(f"stopped at step {step + 1} of {len(batches)} of a probe")
+        if keeper:
+            keeper.keep(step + 1, state)
+
+
+def _judge(trains: Sequence[Supply], fits: list[list[Fit]], held_out: Rows, show: bool) -> None:
+    world = fits[0][0].world
+    plan = [(0, rows) for rows in held_out[world.rank :: world.ranks].split(SCORING_ROWS)]
+    for found in track(tokens_of(trains, plan), len(plan), "choosing", show):
+        for same, (rows, tokens) in zip(fits, found, strict=True):
+            for fit in same:
+                fit.judge(rows, tokens)
+
+
+def _chosen(same: list[Fit], held_out: Rows) -> FittedProbe:
+    fitted = {fit.standardised: fit.chosen(len(held_out)) for fit in same}
+    best = max(fitted.values(), key=lambda probe: rank(probe.best))
+    if len(fitted) == 1:
         return best
-    effect = {_word(bool(standardised)): fitted.best.held_out_top1 for standardised, fitted in fits.items()}
+    effect = {_word(standardised): probe.best.held_out_top1 for standardised, probe in fitted.items()}
     return best.model_copy(update={"standardise_effect": effect})
+
+
+def tokens_of(
+    trains: Sequence[Supply], plan: list[tuple[int, Rows]]
+) -> Iterator[list[tuple[Rows, Float[Tensor, "batch tokens channels"]]]]:
+    """For every batch of ``plan`` what each supply gives; those that read the same clips anew read them once."""
+    first = trains[0]
+    if len(trains) > 1 and all(isinstance(t, FreshTokens) and t.reader is first.reader for t in trains):  # type: ignore[attr-defined]
+        return FreshTokens.side_by_side([t for t in trains if isinstance(t, FreshTokens)], plan)
+    return map(list, zip(*(train.batches(plan) for train in trains), strict=True))
 
 
 def _word(standardised: bool) -> str:
     return "with" if standardised else "without"
-
-
-def _rank(member: GridMember) -> tuple[float, float]:
-    loss = math.inf if member.held_out_loss is None else member.held_out_loss
-    return member.held_out_top1, -loss
 
 
 def split(
@@ -203,172 +286,29 @@ def split(
     return order[~held[order]], order[held[order]]
 
 
-class _Fit:
-    """One grid over one supply."""
-
-    def __init__(
-        self,
-        train: Supply,
-        task: str,
-        classes: int,
-        config: ProbeConfig,
-        standardised: bool,
-        device: torch.device,
-        world: World,
-        progress: bool,
-    ) -> None:
-        self.train, self.task, self.classes, self.config = train, task, classes, config
-        self.standardised, self.device, self.world, self.progress = standardised, device, world, progress
-        self.labels = train.labels[task].to(device)
-        self.grid: ProbeGrid | None = None
-        self.standardise: Standardise | None = None
-        self.in_memory: Float[Tensor, "rows tokens channels"] | None = None
-
-    def run(self, learn: Rows, held_out: Rows, keeper: Keeper | None, stop: Callable[[], bool]) -> FittedProbe:
-        """Train, choose, and give the chosen one."""
-        members = self.config.members()
-        if self.standardised:
-            self.standardise = statistics(self.train, learn, self.world, self.progress)
-        grid = self._grid(len(members))
-        rates, decays = torch.tensor(members, device=self.device).unbind(1)
-        optimiser = GridAdamW(grid, rates, decays)
-        kept = keeper.restore(grid, optimiser) if keeper else None
-        first, self.standardise = kept or (0, self.standardise)
-        self._learn(grid, optimiser, learn, first, keeper, stop)
-        table = self._choose(grid, held_out)
-        best = max(range(len(members)), key=lambda index: _rank(table[index]))
-        return FittedProbe(
-            probe=grid.member(best),
-            standardise=self.standardise,
-            best=table[best],
-            grid=table,
-            held_out_clips=len(held_out),
-            precision=self.config.precision,
-        )
-
-    def _grid(self, members: int) -> ProbeGrid:
-        config = self.config
-        probe = AttentiveProbe(self.train.width, self.classes, config.heads, config.seed, config.depth).to(self.device)
-        return ProbeGrid([probe] * members)
-
-    def _learn(
-        self,
-        grid: ProbeGrid,
-        optimiser: GridAdamW,
-        learn: Rows,
-        first: int,
-        keeper: Keeper | None,
-        stop: Callable[[], bool],
-    ) -> None:
-        batches = list(_shuffled(learn, self.config))
-        plan = [(epoch, rows.tensor_split(self.world.ranks)[self.world.rank]) for epoch, rows in batches[first:]]
-        title = f"probing {self.task}"
-        steps = zip(batches[first:], self._prepared(grid, plan), strict=True)
-        show = self.progress and self.world.first
-        for step, ((_, whole), (rows, tokens)) in enumerate(track(steps, len(plan), title, show), first):
-            self._backward(grid, rows, tokens, len(whole))
-            optimiser.step(0.5 + 0.5 * math.cos(math.pi * step / len(batches)))
-            if step % STOP_EVERY == 0 and self.world.most([int(stop())])[0]:
-                if keeper:
-                    keeper.keep_now(grid, optimiser, step + 1, self.standardise)
-                raise Stopped(f"stopped at step {step + 1} of {len(batches)} of a probe")
-            if keeper:
-                keeper.keep(grid, optimiser, step + 1, self.standardise)
-
-    def _backward(
-        self, grid: ProbeGrid, rows: Rows, tokens: Float[Tensor, "batch tokens channels"], batch: int
-    ) -> None:
-        """Gradients of the mean loss over all processes' clips."""
-        if len(rows):
-            with autocast(self.device, self.config.precision):
-                logits = grid(tokens.float()).float()
-            truth = self.labels[rows.to(self.device)].expand(grid.members, -1)
-            (F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="sum") / batch).backward()
-        if self.world.ranks > 1:
-            grid.sum_gradients(dist.all_reduce)
-
-    def _prepared(
-        self, grid: ProbeGrid, plan: list[tuple[int, Rows]]
-    ) -> Iterator[tuple[Rows, Float[Tensor, "batch tokens channels"]]]:
-        """Tokens on the device as the grid takes them; what lies in memory is prepared once for all epochs."""
-        if isinstance(self.train, Features):
-            if self.in_memory is None:
-                self.in_memory = self._all_prepared(grid, self.train.tokens)
-            for _, rows in plan:
-                yield rows, self.in_memory[rows]
-            return
-        for rows, tokens in self.train.batches(plan):
-            yield rows, self._prepare(grid, tokens) if len(rows) else tokens
-
-    def _prepare(
-        self, grid: ProbeGrid, tokens: Float[Tensor, "batch tokens channels"]
-    ) -> Float[Tensor, "batch tokens channels"]:
-        moved = tokens.to(self.device)
-        return grid.prepare(self.standardise.apply(moved) if self.standardise else moved.float())
-
-    @torch.no_grad()
-    def _all_prepared(
-        self, grid: ProbeGrid, tokens: Float[Tensor, "rows tokens channels"]
-    ) -> Float[Tensor, "rows tokens channels"]:
-        """In float16, which is safe for values of unit variance."""
-        small = grid.depth == 1 or self.standardise is not None
-        prepared = torch.empty(tokens.shape, dtype=torch.float16 if small else torch.float32, device=self.device)
-        for target, part in zip(prepared.split(SCORING_ROWS), tokens.split(SCORING_ROWS), strict=True):
-            target.copy_(self._prepare(grid, part))
-        return prepared
-
-    @torch.inference_mode()
-    def _choose(self, grid: ProbeGrid, held_out: Rows) -> list[GridMember]:
-        """Every member's accuracy and loss on the held-out clips; one that has diverged scores 0."""
-        correct = torch.zeros(grid.members, dtype=torch.float64)
-        loss = torch.zeros(grid.members, dtype=torch.float64)
-        read = 0
-        plan = [(0, rows) for rows in held_out[self.world.rank :: self.world.ranks].split(SCORING_ROWS)]
-        for rows, tokens in self._prepared(grid, plan):
-            if not len(rows):
-                continue
-            with autocast(self.device, self.config.precision):
-                logits = grid(tokens.float()).float()
-            truth = self.labels[rows.to(self.device)]
-            correct += (logits.argmax(-1) == truth).sum(1).cpu()
-            loss -= logits.log_softmax(-1)[:, torch.arange(len(rows)), truth].sum(1).cpu()
-            read += len(rows)
-        found = self.world.gather((correct, loss, read))
-        correct, loss = sum(part[0] for part in found), sum(part[1] for part in found)
-        read = max(1, sum(part[2] for part in found))
-        sound = loss.isfinite().tolist()
-        return [
-            GridMember(
-                lr=lr,
-                weight_decay=decay,
-                held_out_top1=float(correct[index]) / read if sound[index] else 0.0,
-                held_out_loss=float(loss[index]) / read if sound[index] else None,
-            )
-            for index, (lr, decay) in enumerate(self.config.members())
-        ]
-
-
-def statistics(train: Supply, learn: Rows, world: World, progress: bool) -> Standardise:
-    """Of all rows where they lie in memory, else of up to ``STATISTICS_ROWS`` that are learnt from, in two passes."""
-    if isinstance(train, Features):
-        return Standardise.fit(train.tokens, train.groups)
+def statistics(trains: Sequence[Supply], learn: Rows, world: World, show: bool) -> list[Standardise]:
+    """Of all rows where they lie in memory, else of up to ``STATISTICS_ROWS`` that are learnt from."""
+    if all(isinstance(train, Features) for train in trains):
+        return [Standardise.fit(train.tokens, train.groups) for train in trains if isinstance(train, Features)]
     chosen = learn[:STATISTICS_ROWS][world.rank :: world.ranks]
     plan = [(0, rows) for rows in chosen.split(SCORING_ROWS)]
-    sums, count = torch.zeros(()), 0
-    squares = torch.zeros(())
-    for rows, tokens in track(train.batches(plan), len(plan), "standardising", progress and world.first):
-        if len(rows):
-            grouped = tokens.unflatten(1, (train.groups, -1)).double()
-            sums = sums + grouped.sum((0, 2)).cpu()
-            squares = squares + grouped.square().sum((0, 2)).cpu()
-            count += len(rows) * tokens.shape[1] // train.groups
-    found = [part for part in world.gather((sums, squares, count)) if part[2]]
-    if not found:
+    sums = [torch.zeros(2, train.groups, train.width, dtype=torch.float64) for train in trains]
+    counts = [0 for _ in trains]
+    for found in track(tokens_of(trains, plan), len(plan), "standardising", show):
+        for number, (train, (rows, tokens)) in enumerate(zip(trains, found, strict=True)):
+            if len(rows):
+                grouped = tokens.unflatten(1, (train.groups, -1)).double()
+                sums[number] += torch.stack([grouped.sum((0, 2)), grouped.square().sum((0, 2))]).cpu()
+                counts[number] += len(rows) * tokens.shape[1] // train.groups
+    parts = world.gather((sums, counts))
+    return [_standardise([part[0][i] for part in parts], sum(part[1][i] for part in parts)) for i in range(len(trains))]
+
+
+def _standardise(sums: list[Float[Tensor, "2 groups channels"]], count: int) -> Standardise:
+    if not count:
         raise UserError("not one clip of the train split could be read: see which files are broken, and mend them")
-    count = sum(part[2] for part in found)
-    mean = sum(part[0] for part in found) / count
-    variance = (sum(part[1] for part in found) / count - mean.square()).clamp_min(0)
-    return Standardise.of(mean.float(), variance)
+    mean, square = torch.stack(sums).sum(0) / count
+    return Standardise.of(mean.float(), (square - mean.square()).clamp_min(0))
 
 
 def _shuffled(rows: Rows, config: ProbeConfig) -> Iterator[tuple[int, Rows]]:

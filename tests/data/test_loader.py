@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from media import cut_short, footage_of, write_numbered, write_picture
 
 from nextvid.data.clip import Broken, BrokenFile, ClipSpec, MadeUp
-from nextvid.data.crew import Bench, Here, Ring
+from nextvid.data.crew import Here, MixtureBench, Ring
 from nextvid.data.loader import Batch, BatchPlan, Line, Losses, batches
 from nextvid.data.mixture import Mixture
 from nextvid.errors import UserError
@@ -305,7 +305,7 @@ class Shuffled(Here):
 
 
 def in_some_order(order, slots, plans, lost=()):
-    bench = Bench([mixture({2: "empty"}, items=9)], Ring(slots, max(plan.bytes for plan in plans)))
+    bench = MixtureBench([mixture({2: "empty"}, items=9)], Ring(slots, max(plan.bytes for plan in plans)))
     line = Line(bench, Shuffled(bench, order), Losses(lost), slots, pin=False)
     return list(line.run(iter(plans)))
 

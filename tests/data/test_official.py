@@ -11,8 +11,9 @@ from PIL import Image
 from nextvid.data import benchmarks
 from nextvid.data.benchmarks import official
 from nextvid.data.benchmarks.official import diving48, ground_truth, imagenet1k, kinetics400, ssv2
-from nextvid.data.benchmarks.official.clips import balanced_order, centre_times
+from nextvid.data.benchmarks.official.clips import balanced_order
 from nextvid.data.clip import BrokenFile, ClipSpec, LabelledClips
+from nextvid.data.views import segment_times
 from nextvid.errors import UserError
 from nextvid.randomness import generator
 
@@ -496,10 +497,10 @@ def test_clips_come_from_the_middle_in_true_time_and_square(tmp_path):
     assert read_numbers(clips.clip(0, ClipSpec(frames=4, fps=5.0, size=64))) == [6, 8, 10, 12]
 
 
-def test_centre_times():
-    np.testing.assert_allclose(centre_times(0.0, 3.0, ClipSpec(3, 1.0, 8)), [0.5, 1.5, 2.5])
-    np.testing.assert_allclose(centre_times(1.0, 2.0, ClipSpec(4, 2.0, 8)), [1, 1.5, 2, 2])
-    np.testing.assert_allclose(centre_times(1.0, 2.0, ClipSpec(1, 2.0, 8)), [1.5])
+def test_a_single_segment_lies_in_the_middle():
+    np.testing.assert_allclose(segment_times(0.0, 3.0, ClipSpec(3, 1.0, 8), 1)[0], [0.5, 1.5, 2.5])
+    np.testing.assert_allclose(segment_times(1.0, 2.0, ClipSpec(4, 2.0, 8), 1)[0], [1, 1.5, 2, 2])
+    np.testing.assert_allclose(segment_times(1.0, 2.0, ClipSpec(1, 2.0, 8), 1)[0], [1.5])
 
 
 def test_a_picture_stands_still_and_only_its_middle_square_is_seen(tmp_path):

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from nextvid.data.benchmarks.official.split import Listed, OfficialSplit
 from nextvid.data.clip import ClipSpec, Frames
 from nextvid.data.decode import FileInfo, decode_clip, probe_file
+from nextvid.data.footage import cut, decoded_side
 from nextvid.data.locations import Place
-from nextvid.data.transforms import centre_crop, resized_crop
+from nextvid.data.transforms import draw_crop, resized_crop
+from nextvid.data.views import ViewFrames, Views, erased, segment_times, view_crops
 from nextvid.randomness import generator
 
 TASK = "class"
@@ -42,18 +43,41 @@ class OfficialClips:
         """The class of clip ``index``."""
         return {TASK: self._entry(index).label}
 
+    def path(self, index: int) -> str:
+        """The file of clip ``index``."""
+        return self._entry(index).path
+
     def clip(self, index: int, spec: ClipSpec) -> Frames:
         """The middle of file ``index``, its largest centred square, RGB uint8 ``(frames, size, size, 3)``.
 
-        Times are as :func:`centre_times` gives them; a picture stands still. Raises ``BrokenFile``.
+        A picture stands still. Raises ``BrokenFile``.
         """
+        return self.windows(index, spec, Views(), np.random.default_rng(0))[0, 0]
+
+    def windows(self, index: int, spec: ClipSpec, views: Views, draw: np.random.Generator) -> ViewFrames:
+        """All clips of file ``index``, or one random view of it (:class:`nextvid.data.views.Views`). Raises ``BrokenFile``."""
         entry = self._entry(index)
         place = _place(entry)
         info = probe_file(place)
+        augmentation = views.augmentation
+        if augmentation:
+            crop = draw_crop(draw, info.height, info.width, augmentation.crop)
+            shifts, side = draw.random(views.segments), decoded_side(info, crop, spec.size)
+        else:
+            shifts, side = None, round(spec.size / views.crop_share)
         if info.kind == "picture":
-            still = decode_clip(place, np.zeros(1), spec.size)
-            return np.repeat(_square(still, spec.size), spec.frames, axis=0)
-        return _square(decode_clip(place, centre_times(*shown_seconds(entry, info), spec), spec.size), spec.size)
+            pictures = decode_clip(place, np.zeros(1), side)
+        else:
+            times = segment_times(*shown_seconds(entry, info), spec, views.segments, shifts)
+            pictures = decode_clip(place, times.ravel(), side)
+        if augmentation:
+            cuts = [erased(cut(pictures, info, crop, spec.size), augmentation.erase, draw)]
+        else:
+            cuts = [resized_crop(pictures, crop, spec.size) for crop in view_crops(*pictures.shape[1:3], views)]
+        clips = np.stack(cuts)
+        if info.kind == "picture":
+            clips = np.repeat(clips, views.segments * spec.frames, axis=1)
+        return clips.reshape(len(cuts), views.segments, spec.frames, spec.size, spec.size, 3)
 
     def _entry(self, index: int) -> Listed:
         if not 0 <= index < len(self._entries):
@@ -77,21 +101,6 @@ def shown_seconds(entry: Listed, info: FileInfo) -> tuple[float, float]:
     if entry.end is None:
         return 0.0, last
     return min((entry.start or 0) / info.fps, last), min((entry.end - 1) / info.fps, last)
-
-
-def centre_times(first: float, last: float, spec: ClipSpec) -> Float[np.ndarray, " frames"]:
-    """``spec.frames`` times ``1 / spec.fps`` seconds apart, in the middle of ``first`` to ``last`` seconds.
-
-    Where that is too short for the clip it begins with the first frame and its last frame is held: played backwards, it
-    might show another class.
-    """
-    length = (spec.frames - 1) / spec.fps
-    start = max(first, (first + last - length) / 2)
-    return np.minimum(start + np.arange(spec.frames) / spec.fps, last)
-
-
-def _square(frames: Frames, size: int) -> UInt8[np.ndarray, "frames size size 3"]:
-    return resized_crop(frames, centre_crop(*frames.shape[1:3]), size)
 
 
 def _place(entry: Listed) -> str | Place:
