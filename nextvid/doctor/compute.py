@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextvid.doctor.check import Check, Finding, combine, first_line
-from nextvid.doctor.limits import ROOT, usable_cores
+from nextvid.limits import ROOT, usable_cores
 
 GIB = 2**30
 SLOWER = 1.1

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from nextvid.doctor.check import Check, State, first_line
-from nextvid.doctor.limits import ROOT, memory_limit, memory_of_machine
 from nextvid.files import sync
+from nextvid.limits import ROOT, memory_limit, memory_of_machine
 
 GIB, MIB = 2**30, 2**20
 LITTLE_MEMORY = 2 * GIB

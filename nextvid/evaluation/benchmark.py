@@ -97,10 +97,9 @@ def score(result: ProbeResult) -> dict[str, Any]:
     return {"top1": result.top1, "ci95": list(result.ci95)}
 
 
-def supervised_ceiling(measurement: Measurement, task: str) -> dict[str, Any] | None:
+def supervised_ceiling(benchmark: str, level: str, task: str, spec: ClipSpec) -> dict[str, Any] | None:
     """The committed supervised score for this benchmark, level, task and clip, or None where none was made."""
-    spec = measurement.spec
-    name = f"{measurement.benchmark}/{measurement.level}/{task}/{spec.frames}x{spec.size}@{spec.fps:g}"
+    name = f"{benchmark}/{level}/{task}/{spec.frames}x{spec.size}@{spec.fps:g}"
     return json.loads(CEILINGS.read_text()).get(name) if CEILINGS.is_file() else None
 
 
@@ -143,7 +142,7 @@ def measure_baselines(
         for task in tasks:
             beside[task][name] = known[task]
     for task in tasks:
-        ceiling = supervised_ceiling(measurement, task)
+        ceiling = supervised_ceiling(measurement.benchmark, measurement.level, task, measurement.spec)
         if ceiling:
             beside[task]["supervised"] = ceiling
     return beside

@@ -101,7 +101,8 @@ class Fit:
     def chosen(self, held_out: int) -> FittedProbe:
         """The member that is best on the held-out clips of all processes; one that has diverged scores 0."""
         parts = self.world.gather((self.correct, self.loss, self.judged))
-        correct, loss = (torch.stack([part[which] for part in parts]).sum(0).tolist() for which in (0, 1))
+        correct = torch.stack([part[0] for part in parts]).sum(0).tolist()
+        loss = torch.stack([part[1] for part in parts]).sum(0).tolist()
         judged = max(1, sum(part[2] for part in parts))
         table = [
             GridMember(

@@ -211,7 +211,7 @@ def _spread_over_classes(
 ) -> Int64[Tensor, " chosen"]:
     """The highest ``rank`` of each class that is allowed, highest first, then the second of each, until there are ``count``."""
     turns: dict[int, int] = {}
-    ordered = []
+    ordered: list[tuple[int, int, int]] = []
     for clip in rank.argsort(descending=True, stable=True).tolist():
         if allowed[clip]:
             label = int(truth[clip])

@@ -141,7 +141,7 @@ class FittedProbe(BaseModel):
         world = world or World()
         mine = torch.arange(world.rank, len(test), world.ranks)
         plan = [(0, _rows_of(part, test.views)) for part in mine.split(max(1, SCORING_ROWS // test.views))]
-        found = {}
+        found: dict[int, Tensor] = {}
         for rows, tokens in track(test.batches(plan), len(plan), title, progress and world.first):
             found |= dict(zip(rows.tolist(), self.logits(tokens).softmax(-1), strict=True))
         samples, probabilities = _mean_of_views(found, test.views)

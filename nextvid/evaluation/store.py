@@ -8,7 +8,7 @@ whose mean is large beside their deviation would lose it otherwise.
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nextvid.errors import UserError
+from nextvid.errors import Stopped, UserError
 from nextvid.evaluation.features import Plan, Rows, track
 from nextvid.evaluation.fresh import READ_CLIPS, FreshTokens, RowTokens
 from nextvid.files import read_json, replace_json, replacing, saying_where_disks_fail
@@ -65,13 +65,16 @@ def write_store(
     copies: int = 1,
     kind: Kind = "float16",
     *,
-    world: World,
+    world: World | None = None,
     progress: bool = True,
+    stop: Callable[[], bool] = lambda: False,
 ) -> "StoredTokens":
     """Encode all of ``supply`` into ``folder``, but what is there already; ``copies`` draws of each sample's augmentation.
 
-    Each process writes its own shards. Raises ``UserError`` where the disk does not take it, or nothing could be read.
+    Each process writes its own shards. Raises ``UserError`` where the disk does not take it, or nothing could be read, and
+    ``Stopped`` where ``stop`` says so: whole shards are kept.
     """
+    world = world or World()
     folder.mkdir(parents=True, exist_ok=True)
     with saying_where_disks_fail(folder):
         with world.together():
@@ -80,8 +83,11 @@ def write_store(
             missing = [number for number in range(len(shards)) if not _file(folder, number).is_file()]
             mine = missing[world.rank :: world.ranks]
             for number in track(mine, len(mine), f"{title}, shards", progress and world.first):
+                if stop():
+                    break
                 _write_shard(supply, _file(folder, number), shards[number], copies, kind)
-        world.gather(None)
+        if world.most([int(stop())])[0]:
+            raise Stopped("stopped while features were stored")
         if world.first and not (folder / "store.json").is_file():
             replace_json(folder / "store.json", {"format_version": FORMAT_VERSION, "shards": len(shards)})
         world.gather(None)

@@ -139,12 +139,12 @@ class TransformersVision(VisionNetwork):
                 f"there is no vision model at {folder} (no config.json): give the folder of a transformers vision model, or "
                 f"{PACKAGED}"
             )
-        with _sentences(folder):
-            outline = _outline(folder)
+        with in_sentences(folder):
+            outline = outline_of(folder)
             self._take_shapes(outline)
-        weights = [] if on_meta() else _weight_files(folder)
-        with _sentences(folder):
-            self.network = freeze(_loaded(outline, folder) if weights else outline)
+        weights = [] if on_meta() else safetensors_in(folder)
+        with in_sentences(folder):
+            self.network = freeze(complete_model(outline, folder) if weights else outline)
         self.checksum = digest_of(*map(checksum, [folder / "config.json", *weights])) if weights else ""
         mean, std = pixel_statistics(folder)
         self.register_buffer("mean", mean, persistent=False)
@@ -152,8 +152,11 @@ class TransformersVision(VisionNetwork):
 
     def maps(self, images: Images, layers: Sequence[int]) -> list[Maps]:
         """Hidden states as maps ``(n, width, h, w)``."""
+        return self.maps_of(((images + 1) / 2 - self.mean) / self.std, layers)
+
+    def maps_of(self, pixels: Images, layers: Sequence[int]) -> list[Maps]:
+        """:meth:`maps` of pixels that are normalised already, as the model wants them."""
         self.check(layers)
-        pixels = ((images + 1) / 2 - self.mean) / self.std
         states = _hidden_states(self.network, pixels)
         return [_laid_out(states[layer], self.network, pixels) for layer in layers]
 
@@ -167,7 +170,7 @@ class TransformersVision(VisionNetwork):
         self.strides = [size // found.shape[2] for found in maps]
 
 
-def _outline(folder: Path) -> Any:
+def outline_of(folder: Path) -> Any:
     """The model without storage; of a model of pictures and words, what sees."""
     with torch.device("cpu"):  # modules may hold constants, which would stay on meta for the whole process
         try:
@@ -180,7 +183,11 @@ def _outline(folder: Path) -> Any:
         return AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
 
 
-def _loaded(outline: Any, folder: Path) -> nn.Module:
+def complete_model(outline: Any, folder: Path, unread: tuple[str, ...] = UNREAD) -> Any:
+    """The model of ``outline`` with all of its weights from ``folder``, but for names that begin with one of ``unread``.
+
+    Raises ``UserError`` where some are missing.
+    """
     model, found = type(outline).from_pretrained(
         folder,
         config=outline.config,
@@ -190,7 +197,7 @@ def _loaded(outline: Any, folder: Path) -> nn.Module:
         dtype=torch.float32,
         output_loading_info=True,
     )
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith(UNREAD))
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith(unread))
     if missing:
         raise UserError(
             f"{folder} holds no complete {type(outline).__name__}: {', '.join(missing[:3])} and so on are missing "
@@ -199,7 +206,8 @@ def _loaded(outline: Any, folder: Path) -> nn.Module:
     return model
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def safetensors_in(folder: Path) -> list[Path]:
+    """The weights in ``folder``. Raises ``UserError`` where there are none, or pickles only."""
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
@@ -266,14 +274,14 @@ def _trained_size(config: Any) -> int:
 
 
 @contextmanager
-def _sentences(folder: Path) -> Iterator[None]:
+def in_sentences(folder: Path) -> Iterator[None]:
     """What transformers says of a model that it cannot read or run, as the user's mistake."""
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{folder} cannot be read as a vision model of transformers: {reason}. Give the folder of an image model that "
+            f"{folder} cannot be read as a vision model of transformers: {reason}. Give the folder of a model that "
             "save_pretrained wrote (its code must be in transformers itself; none that comes with weights is run)"
         ) from error
 

@@ -14,7 +14,7 @@ from nextvid.doctor import Check, compute, decoders, examine_machine, packages, 
 from nextvid.doctor.check import first_line, guarded, some
 from nextvid.doctor.compute import Accelerator, DeviceFacts
 from nextvid.doctor.decoders import Trial
-from nextvid.doctor.limits import cpu_quota, memory_limit, memory_of_machine, usable_cores
+from nextvid.limits import cpu_quota, memory_limit, memory_of_machine, usable_cores
 
 GIB, MIB = 2**30, 2**20
 

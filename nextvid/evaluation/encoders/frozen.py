@@ -12,7 +12,7 @@ from nextvid.data.clip import ClipSpec
 from nextvid.errors import UserError
 
 Frames = UInt8[Tensor, "batch frames 3 height width"]
-Tokens = Float[Tensor, "batch time places width"]
+Tokens = Float[Tensor, "batch time places channels"]
 
 
 class FrozenEncoder(nn.Module, ABC):
@@ -51,6 +51,10 @@ class FrozenEncoder(nn.Module, ABC):
         with torch.inference_mode():
             found = self.encode(frames, layers or [self.layers - 1])
         return torch.cat(found, dim=1)
+
+    def untrained(self) -> "FrozenEncoder | None":
+        """The same encoder with the weights that it would start training with; None where nobody knows how it is made."""
+        return None
 
     def check_layers(self, layers: Sequence[int]) -> None:
         """Raise ``UserError`` for a layer that there is not."""

@@ -73,7 +73,8 @@ class OfficialClips:
         if augmentation:
             cuts = [erased(cut(pictures, info, crop, spec.size), augmentation.erase, draw)]
         else:
-            cuts = [resized_crop(pictures, crop, spec.size) for crop in view_crops(*pictures.shape[1:3], views)]
+            height, width = pictures.shape[1:3]
+            cuts = [resized_crop(pictures, crop, spec.size) for crop in view_crops(height, width, views)]
         clips = np.stack(cuts)
         if info.kind == "picture":
             clips = np.repeat(clips, views.segments * spec.frames, axis=1)

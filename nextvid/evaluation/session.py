@@ -1,0 +1,319 @@
+"""One benchmark and one protocol, by which any number of encoders are read: clips, tokens, fits and test scores."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from rich.console import Console
+from torch import Tensor
+
+from nextvid.data import benchmarks
+from nextvid.data.clip import ClipSpec, LabelledClips
+from nextvid.data.view_reader import Reader, RenderedReader, ViewReader, name_of
+from nextvid.data.views import Videos, Views, check_views
+from nextvid.errors import UserError, nearest
+from nextvid.evaluation.encoders import FrozenEncoder
+from nextvid.evaluation.features import Features, Supply, render
+from nextvid.evaluation.fitting import check_splits, fit_probes, result_of
+from nextvid.evaluation.fitting import split as hold_out
+from nextvid.evaluation.fresh import FreshTokens, in_memory, labels_of
+from nextvid.evaluation.kept import KeptFit
+from nextvid.evaluation.probe import FittedProbe, ProbeResult
+from nextvid.evaluation.protocol import EvalRecipe
+from nextvid.evaluation.store import StoredTokens, bytes_needed, check_room, write_store
+from nextvid.limits import memory_limit, memory_of_machine
+from nextvid.training.device import device_of
+from nextvid.training.distributed import World
+
+MEMORY_SHARE = 0.25
+"""Clips, and the tokens of an encoder, may each take so much of the free memory."""
+
+Stop = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Where:
+    """A benchmark (``NAME``, or ``NAME:ROOT`` of an official one), a level of it, and a task; None: the first there is."""
+
+    benchmark: str
+    level: str | None = None
+    task: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The benchmark without its folder."""
+        return self.benchmark.partition(":")[0]
+
+    @property
+    def chosen_level(self) -> str:
+        """The level, or the benchmark's first. Raises ``UserError`` for an unknown benchmark."""
+        return self.level or benchmarks.levels(self.benchmark)[0]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a probe made of one encoder, with the tokens it read; ``samples`` are the test clips that could be read."""
+
+    encoder: FrozenEncoder
+    layers: list[int]
+    fitted: FittedProbe
+    result: ProbeResult
+    samples: Int64[Tensor, " samples"]
+    truth: Int64[Tensor, " samples"]
+    probabilities: Float[Tensor, "samples classes"]
+    train: Supply
+    test: Supply
+
+
+@dataclass
+class Session:
+    """Clips of one form from both splits of a benchmark. What is kept while it works goes to ``folder``."""
+
+    where: Where
+    recipe: EvalRecipe
+    spec: ClipSpec
+    folder: Path
+    console: Console
+    world: World = World()
+    stop: Stop = lambda: False
+    progress: bool = True
+    _readers: dict[str, Reader] = field(default_factory=dict)
+
+    @cached_property
+    def clips(self) -> dict[str, LabelledClips]:
+        """Both splits. Raises ``UserError`` where there is no such benchmark or level, or it is not as it should be."""
+        lengths = {"train": self.recipe.train_clips, "test": self.recipe.test_clips}
+        level = self.where.chosen_level
+        found = {split: benchmarks.load(self.where.benchmark, level, split, lengths[split]) for split in lengths}
+        check_views(found["train"], self.recipe.views_of_train())
+        check_views(found["test"], self.recipe.views_of_test())
+        return found
+
+    @cached_property
+    def labels(self) -> dict[str, dict[str, Int64[Tensor, " samples"]]]:
+        """The class of every clip of both splits, under every task."""
+        return {split: labels_of(clips) for split, clips in self.clips.items()}
+
+    @property
+    def task(self) -> str:
+        """The task that is asked for. Raises ``UserError`` where the benchmark has no such task."""
+        known = list(self.clips["train"].tasks)
+        if self.where.task is not None and self.where.task not in known:
+            raise UserError(
+                f"{self.where.name} has no task '{self.where.task}'{nearest(self.where.task, known)}; it has {', '.join(known)}"
+            )
+        return self.where.task or known[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the task's classes."""
+        return self.clips["train"].tasks[self.task]
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where encoders and probes compute."""
+        return device_of(self.recipe.device, self.world.local_rank)
+
+    def broken(self) -> dict[str, dict[str, str]]:
+        """Files of each split that no process could read, and why."""
+        parts = self.world.gather({split: reader.broken for split, reader in self._readers.items()})
+        return {split: {k: v for part in parts for k, v in part.get(split, {}).items()} for split in ("train", "test")}
+
+    def check(self) -> None:
+        """Raise ``UserError`` where no probe can be trained, before anything is read."""
+        check_splits(self._without_tokens("train"), self._without_tokens("test"), self.task)
+        hold_out(self.labels["train"][self.task], self.recipe)
+
+    def _without_tokens(self, name: str) -> Features:
+        clips = self.clips[name]
+        return Features(torch.empty(len(clips), 0, 1), self.labels[name], dict(clips.tasks))
+
+    def read(self, encoders: Sequence[FrozenEncoder], then: Callable[[Reading], None]) -> None:
+        """Train and test the probe of each encoder, and give each result to ``then``; its tokens are gone afterwards.
+
+        Fresh clips are read once for all encoders. Raises ``UserError``, and ``Stopped`` where a signal came: all is kept.
+        """
+        if self.recipe.features == "fresh":
+            trains: list[Supply] = [self.fresh(encoder, "train") for encoder in encoders]
+            for encoder, train, fitted in zip(encoders, trains, self._fit(encoders, trains), strict=True):
+                then(self._test(encoder, train, self.fresh(encoder, "test"), fitted))
+            return
+        for encoder in encoders:
+            train = self.supply(encoder, "train")
+            (fitted,) = self._fit([encoder], [train])
+            then(self._test(encoder, train, self.supply(encoder, "test"), fitted))
+
+    def _fit(self, encoders: Sequence[FrozenEncoder], trains: Sequence[Supply]) -> list[FittedProbe]:
+        keeper = KeptFit(self.folder / f"fit-{self._fingerprint('fit', *encoders)}.safetensors", self.world)
+        fitted = fit_probes(
+            trains,
+            self.task,
+            self.recipe,
+            progress=self.progress,
+            device=self.device,
+            world=self.world,
+            keeper=keeper,
+            stop=self.stop,
+        )
+        keeper.forget()
+        return fitted
+
+    def _test(self, encoder: FrozenEncoder, train: Supply, test: Supply, fitted: FittedProbe) -> Reading:
+        title = f"testing {self.task}"
+        samples, probabilities = fitted.probabilities(test, title, progress=self.progress, world=self.world)
+        truth = test.labels[self.task][samples]
+        result = result_of(fitted, train, truth, self.task, probabilities)
+        numbers = test.samples[samples] if isinstance(test, Features) and test.samples is not None else samples
+        return Reading(encoder, self.layers(encoder), fitted, result, numbers, truth, probabilities, train, test)
+
+    def layers(self, encoder: FrozenEncoder) -> list[int]:
+        """The layers that are read; a baseline has but one."""
+        return [0] if encoder.kind == "baseline" and encoder.layers == 1 else self.recipe.layers_of(encoder)
+
+    def views(self, split: str) -> Views:
+        """What a video of a split gives."""
+        return self.recipe.views_of_train() if split == "train" else self.recipe.views_of_test()
+
+    def reader(self, split: str) -> Reader:
+        """Who reads the clips of a split: those that are made up and fit are made once, and stay in memory."""
+        if split not in self._readers:
+            clips, views = self.clips[split], self.views(split)
+            size = len(clips) * self.spec.frames * 3 * self.spec.size**2
+            made_up = not isinstance(clips, Videos)
+            if (
+                made_up
+                and views.augmentation is None
+                and self.world.ranks == 1
+                and size <= MEMORY_SHARE * free_memory()
+            ):
+                self._readers[split] = RenderedReader(render(clips, self.spec, progress=self.progress).frames)
+            else:
+                workers = self.recipe.workers_for(made_up)
+                recipe = self.recipe
+                self._readers[split] = ViewReader(clips, self.spec, views, workers, recipe.timeout, recipe.seed)
+        return self._readers[split]
+
+    def fresh(self, encoder: FrozenEncoder, split: str) -> FreshTokens:
+        """An encoder's tokens of a split, encoded whenever they are asked for."""
+        views = self.views(split)
+        return FreshTokens(
+            encoder.to(self.device).eval(),
+            self.layers(encoder),
+            self.reader(split),
+            dict(self.clips[split].tasks),
+            self.labels[split],
+            views.rows,
+            views.segments,
+            self.recipe.encode_batch,
+            self.device,
+            self.recipe.precision,
+        )
+
+    def supply(self, encoder: FrozenEncoder, split: str) -> Supply:
+        """An encoder's tokens of a split, in memory or on disk as the recipe and the machine would have it."""
+        fresh = self.fresh(encoder, split)
+        title = f"encoding {split} ({encoder.name})"
+        tokens = self.tokens_a_row(encoder)
+        if self.kind_of_features(encoder) == "memory":
+            return in_memory(fresh, title, self.progress)
+        recipe = self.recipe
+        copies = recipe.copies if split == "train" else 1
+        folder = self.folder / "features" / self._fingerprint(split, encoder)
+        if not (folder / "store.json").is_file():
+            wanted = bytes_needed(fresh, tokens, copies, recipe.cached_as)
+            with self.world.together():
+                said = check_room(folder, wanted, recipe.disk_share, f"features of {encoder.name}, {split}")
+            self.say(said)
+        return write_store(
+            fresh, folder, title, copies, recipe.cached_as, world=self.world, progress=self.progress, stop=self.stop
+        )
+
+    def kind_of_features(self, encoder: FrozenEncoder) -> str:
+        """``memory``, ``cached`` or ``fresh``."""
+        if self.recipe.features != "auto":
+            return self.recipe.features
+        size = 4 * self.tokens_a_row(encoder) * encoder.width * max(map(len, self.clips.values())) * self.recipe.views
+        alone = self.world.ranks == 1 and self.recipe.copies == 1
+        return "memory" if alone and size <= MEMORY_SHARE * free_memory() else "cached"
+
+    def tokens_a_row(self, encoder: FrozenEncoder) -> int:
+        """Tokens of a view, of all segments and layers, as a clip of nothing shows."""
+        frames = torch.zeros(1, self.spec.frames, 3, self.spec.size, self.spec.size, dtype=torch.uint8)
+        with torch.inference_mode():
+            found = encoder.to(self.device).eval().encode(frames.to(self.device), self.layers(encoder))
+        return self.recipe.segments * sum(layer.shape[1] * layer.shape[2] for layer in found)
+
+    def clear(self) -> None:
+        """Remove the features that are kept on disk, unless the recipe would keep them."""
+        if self.world.first and not self.recipe.keep_features:
+            shutil.rmtree(self.folder / "features", ignore_errors=True)
+
+    def say(self, sentence: str) -> None:
+        """Print a line, once for all processes."""
+        if self.world.first:
+            self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    def _fingerprint(self, what: str, *encoders: FrozenEncoder) -> str:
+        """Tells what is kept from whatever other encoders, clips or settings would give."""
+        kept = {
+            "what": what,
+            "benchmark": self.where.benchmark,
+            "level": self.where.chosen_level,
+            "encoders": [[encoder.digest, *self.layers(encoder)] for encoder in encoders],
+            "spec": [self.spec.frames, self.spec.fps, self.spec.size],
+            "clips": self._digest("test" if what == "test" else "train"),
+            **(self.recipe.model_dump(mode="json", exclude=_OF_THE_FIT) if what != "fit" else {}),
+            **({"recipe": self.recipe.model_dump(mode="json"), "task": self.task} if what == "fit" else {}),
+        }
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _digest(self, split: str) -> str:
+        """Tells the clips and labels of a split from any others."""
+        clips, labels = self.clips[split], sorted(self.labels[split].items())
+        names = "".join(name_of(clips, index) for index in range(len(clips)))
+        content = b"".join(name.encode() + column.numpy().tobytes() for name, column in labels)
+        return hashlib.sha256(content + names.encode()).hexdigest()
+
+
+_OF_THE_FIT = set(EvalRecipe.model_fields) - {
+    "segments",
+    "views",
+    "crop_share",
+    "augmentation",
+    "copies",
+    "cached_as",
+    "precision",
+    "seed",
+}
+"""Settings that stored features do not depend on."""
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take."""
+    _, available = memory_of_machine()
+    return min(available, memory_limit() or available)
+
+
+def summary(reading: Reading) -> dict[str, Any]:
+    """A reading's accuracies, as the figures that a machine reads."""
+    scores = reading.result.scores
+    return {
+        "top1": scores.top1,
+        "ci95": list(scores.ci95),
+        "top5": scores.top5,
+        "top5_ci95": list(scores.top5_ci95) if scores.top5_ci95 else None,
+        "mean_class": scores.mean_class,
+        "mean_class_ci95": list(scores.mean_class_ci95),
+    }
+
+
+def kind_of(supply: Supply) -> str:
+    """Where a supply's tokens come from, in a word."""
+    return "memory" if isinstance(supply, Features) else "cached" if isinstance(supply, StoredTokens) else "fresh"
