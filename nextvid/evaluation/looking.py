@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from nextvid.evaluation.features import Supply
 from nextvid.evaluation.probe import FittedProbe
 
 FrameStack = UInt8[np.ndarray, "frames height width 3"]
@@ -153,6 +154,15 @@ def look(
     return Look(misread, neighbours, attended, _map(level, truth, names, seed))
 
 
+def first_views(supply: Supply, samples: Int64[Tensor, " samples"]) -> TokensOf:
+    """What :func:`look` takes as tokens: those of the first view of each of ``samples``, whose place is the clip's number."""
+
+    def tokens_of(places: Int64[Tensor, " some"]) -> Float[Tensor, "some tokens channels"]:
+        return torch.cat([tokens.cpu() for _, tokens in supply.batches([(0, samples[places] * supply.views)])])
+
+    return tokens_of
+
+
 def most_confident_mistakes(
     probabilities: Float[Tensor, "clips classes"], truth: Int64[Tensor, " clips"], count: int
 ) -> Int64[Tensor, " mistakes"]:
@@ -288,7 +298,7 @@ def _attended(
     ]
 
 
-def small(frames: FrameStack, time: int = 1) -> FrameStack:
+def small(frames: FrameStack, time: int = 1) -> UInt8[np.ndarray, "kept kept_height kept_width 3"]:
     """A clip with at most ``KEPT_SIDE`` pixels a side and, by even steps, ``KEPT_FRAMES`` frames or ``time`` if that is more."""
     most = max(KEPT_FRAMES, time)
     kept = frames[(np.arange(most) * len(frames)) // most] if len(frames) > most else frames

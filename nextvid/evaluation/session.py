@@ -59,13 +59,17 @@ class Where:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a probe made of one encoder, with the tokens it read; ``samples`` are the test clips that could be read."""
+    """What a probe made of one encoder, with the tokens it read.
+
+    ``samples`` are the test clips that could be read, by their numbers in the split, and ``places`` the same in ``test``.
+    """
 
     encoder: FrozenEncoder
     layers: list[int]
     fitted: FittedProbe
     result: ProbeResult
     samples: Int64[Tensor, " samples"]
+    places: Int64[Tensor, " samples"]
     truth: Int64[Tensor, " samples"]
     probabilities: Float[Tensor, "samples classes"]
     train: Supply
@@ -167,11 +171,11 @@ class Session:
 
     def _test(self, encoder: FrozenEncoder, train: Supply, test: Supply, fitted: FittedProbe) -> Reading:
         title = f"testing {self.task}"
-        samples, probabilities = fitted.probabilities(test, title, progress=self.progress, world=self.world)
-        truth = test.labels[self.task][samples]
+        places, probabilities = fitted.probabilities(test, title, progress=self.progress, world=self.world)
+        truth = test.labels[self.task][places]
         result = result_of(fitted, train, truth, self.task, probabilities)
-        numbers = test.samples[samples] if isinstance(test, Features) and test.samples is not None else samples
-        return Reading(encoder, self.layers(encoder), fitted, result, numbers, truth, probabilities, train, test)
+        layers, samples = self.layers(encoder), numbers_of(test, places)
+        return Reading(encoder, layers, fitted, result, samples, places, truth, probabilities, train, test)
 
     def layers(self, encoder: FrozenEncoder) -> list[int]:
         """The layers that are read; a baseline has but one."""
@@ -293,6 +297,11 @@ _OF_THE_FIT = set(EvalRecipe.model_fields) - {
     "seed",
 }
 """Settings that stored features do not depend on."""
+
+
+def numbers_of(supply: Supply, places: Int64[Tensor, " samples"]) -> Int64[Tensor, " samples"]:
+    """The numbers in the split of the samples at ``places`` of a supply, which may lack those that could not be read."""
+    return supply.samples[places] if isinstance(supply, Features) and supply.samples is not None else places
 
 
 def free_memory() -> int:
