@@ -264,8 +264,8 @@ def split(
     """
     clips = len(labels)
     units = torch.arange(clips) if groups is None else groups.unique(return_inverse=True)[1]
-    wanted = round(clips * config.held_out)
-    if not 0 < wanted < clips or int(units.max()) == 0:
+    wanted = max(1, round(clips * config.held_out))
+    if wanted >= clips or int(units.max()) == 0:
         raise UserError(
             f"{clips} train clips are too few to hold {config.held_out:.0%} of them out: give more, or set held_out"
         )

@@ -61,10 +61,11 @@ class EvalRecipe(ProbeConfig):
     layers: Positive | tuple[int, ...] = 1
     features: Literal["auto", "memory", "cached", "fresh"] = "auto"
     """``fresh``: clips are read, augmented and encoded in every epoch. ``cached``: encoded once, into Arrow files; ``memory``:
-    into memory. ``auto``: memory where all fit a quarter of what is free, else cached."""
+    into memory. ``auto``: memory where all fit a quarter of what is free and nothing is augmented, else cached where they fit
+    ``disk_share``, else fresh."""
     augmentation: AugmentationConfig | None = None
     copies: Positive = 1
-    """Of cached features, how many draws of each clip's augmentation are kept; epochs take turns."""
+    """Of cached features, how many draws of each clip's augmentation are kept; epochs take turns. Fresh ones never end."""
     cached_as: Literal["float16", "float32"] = "float16"
     disk_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The share of the free disk that cached features may take."""
@@ -85,8 +86,10 @@ class EvalRecipe(ProbeConfig):
     def _copies_differ(self) -> "EvalRecipe":
         if self.copies > 1 and self.augmentation is None:
             raise ValueError(f"copies={self.copies} without augmentation: all copies would be the same; leave it out")
-        if self.copies > 1 and self.features in ("memory", "fresh"):
-            raise ValueError(f"copies={self.copies} is for features=cached, and features={self.features} keeps none")
+        if self.features == "memory" and self.augmentation is not None:
+            raise ValueError(
+                "features=memory keeps one draw of each clip: set augmentation=null, or features=cached with copies"
+            )
         return self
 
     def views_of_train(self) -> Views:

@@ -27,7 +27,7 @@ from nextvid.evaluation.fresh import FreshTokens, in_memory, labels_of
 from nextvid.evaluation.kept import KeptFit
 from nextvid.evaluation.probe import FittedProbe, ProbeResult
 from nextvid.evaluation.protocol import EvalRecipe
-from nextvid.evaluation.store import StoredTokens, bytes_needed, check_room, write_store
+from nextvid.evaluation.store import StoredTokens, check_room, write_store
 from nextvid.limits import memory_limit, memory_of_machine
 from nextvid.training.device import device_of
 from nextvid.training.distributed import World
@@ -89,6 +89,7 @@ class Session:
     stop: Stop = lambda: False
     progress: bool = True
     _readers: dict[str, Reader] = field(default_factory=dict)
+    _kinds: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def clips(self) -> dict[str, LabelledClips]:
@@ -144,15 +145,16 @@ class Session:
 
         Fresh clips are read once for all encoders. Raises ``UserError``, and ``Stopped`` where a signal came: all is kept.
         """
-        if self.recipe.features == "fresh":
-            trains: list[Supply] = [self.fresh(encoder, "train") for encoder in encoders]
-            for encoder, train, fitted in zip(encoders, trains, self._fit(encoders, trains), strict=True):
+        fresh = [encoder for encoder in encoders if self.kind_of_features(encoder) == "fresh"]
+        if fresh:
+            trains: list[Supply] = [self.fresh(encoder, "train") for encoder in fresh]
+            for encoder, train, fitted in zip(fresh, trains, self._fit(fresh, trains), strict=True):
                 then(self._test(encoder, train, self.fresh(encoder, "test"), fitted))
-            return
         for encoder in encoders:
-            train = self.supply(encoder, "train")
-            (fitted,) = self._fit([encoder], [train])
-            then(self._test(encoder, train, self.supply(encoder, "test"), fitted))
+            if encoder not in fresh:
+                train = self.supply(encoder, "train")
+                (fitted,) = self._fit([encoder], [train])
+                then(self._test(encoder, train, self.supply(encoder, "test"), fitted))
 
     def _fit(self, encoders: Sequence[FrozenEncoder], trains: Sequence[Supply]) -> list[FittedProbe]:
         keeper = KeptFit(self.folder / f"fit-{self._fingerprint('fit', *encoders)}.safetensors", self.world)
@@ -221,17 +223,16 @@ class Session:
         )
 
     def supply(self, encoder: FrozenEncoder, split: str) -> Supply:
-        """An encoder's tokens of a split, in memory or on disk as the recipe and the machine would have it."""
+        """An encoder's tokens of a split, in memory or on disk, as :meth:`kind_of_features` has it."""
         fresh = self.fresh(encoder, split)
         title = f"encoding {split} ({encoder.name})"
-        tokens = self.tokens_a_row(encoder)
         if self.kind_of_features(encoder) == "memory":
             return in_memory(fresh, title, self.progress)
         recipe = self.recipe
         copies = recipe.copies if split == "train" else 1
         folder = self.folder / "features" / self._fingerprint(split, encoder)
         if not (folder / "store.json").is_file():
-            wanted = bytes_needed(fresh, tokens, copies, recipe.cached_as)
+            wanted = self._bytes(encoder, split)
             with self.world.together():
                 said = check_room(folder, wanted, recipe.disk_share, f"features of {encoder.name}, {split}")
             self.say(said)
@@ -240,12 +241,30 @@ class Session:
         )
 
     def kind_of_features(self, encoder: FrozenEncoder) -> str:
-        """``memory``, ``cached`` or ``fresh``."""
+        """``memory``, ``cached`` or ``fresh``: as the recipe says, or as there is room; the same for all processes."""
         if self.recipe.features != "auto":
             return self.recipe.features
-        size = 4 * self.tokens_a_row(encoder) * encoder.width * max(map(len, self.clips.values())) * self.recipe.views
-        alone = self.world.ranks == 1 and self.recipe.copies == 1
-        return "memory" if alone and size <= MEMORY_SHARE * free_memory() else "cached"
+        if encoder.digest not in self._kinds:
+            size = sum(4 * self._values(encoder, split) for split in self.clips)
+            alone = self.world.ranks == 1 and self.recipe.copies == 1 and self.recipe.augmentation is None
+            if alone and size <= MEMORY_SHARE * free_memory():
+                kind = "memory"
+            else:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                free = shutil.disk_usage(self.folder).free
+                fits = sum(self._bytes(encoder, split) for split in self.clips) <= self.recipe.disk_share * free
+                kind = "cached" if fits else "fresh"
+            self._kinds[encoder.digest] = self.world.gather(kind)[0]
+        return self._kinds[encoder.digest]
+
+    def _bytes(self, encoder: FrozenEncoder, split: str) -> int:
+        """What an encoder's features of a split take on disk."""
+        copies = self.recipe.copies if split == "train" else 1
+        return self._values(encoder, split) * copies * (2 if self.recipe.cached_as == "float16" else 4)
+
+    def _values(self, encoder: FrozenEncoder, split: str) -> int:
+        """Numbers in an encoder's features of a split, of one copy."""
+        return len(self.clips[split]) * self.views(split).rows * self.tokens_a_row(encoder) * encoder.width
 
     def tokens_a_row(self, encoder: FrozenEncoder) -> int:
         """Tokens of a view, of all segments and layers, as a clip of nothing shows."""

@@ -32,11 +32,6 @@ SHARD_BYTES = 2**28
 """About how large a shard is."""
 
 
-def bytes_needed(supply: FreshTokens, tokens: int, copies: int, kind: Kind) -> int:
-    """What all rows of a supply take on disk, whose rows have ``tokens`` tokens each."""
-    return len(supply) * supply.views * copies * tokens * supply.width * (2 if kind == "float16" else 4)
-
-
 def check_room(folder: Path, wanted: int, share: float, what: str) -> str:
     """A sentence with the size of a cache. Raises ``UserError`` where it is more than ``share`` of the free disk."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,7 @@ def _tasks(
     }
     if "order" not in _skipped(footage):
         threes = torch.stack([rows[[0, len(rows) // 2, -1]] for rows in footage.clips_of(CLIPS)])
-        found["order"] = clip_order(tokens[threes, 0].mean(3), config, device=device, progress=progress)
+        found["order"] = clip_order(tokens[:, 0].mean(2)[threes], config, device=device, progress=progress)
     return found
 
 

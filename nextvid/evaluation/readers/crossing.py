@@ -15,7 +15,7 @@ from nextvid.evaluation.probe import SCORING_ROWS, ProbeConfig
 from nextvid.randomness import generator
 
 FOLDS = 2
-FEWEST_STEPS = 200
+FEWEST_STEPS = 120
 SMALLEST_BATCH = 8
 
 Videos = Int64[Tensor, " samples"]
