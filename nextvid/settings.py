@@ -134,6 +134,7 @@ class ProbeConfig(Strict):
     benchmark: str
     every: Positive
     level: str | None = None
+    task: str | None = None
     clips: Annotated[int, Field(ge=20)] = 400
 
 

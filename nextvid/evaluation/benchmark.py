@@ -77,10 +77,10 @@ def check_task(measurement: Measurement, task: str | None) -> str:
     return task or known[0]
 
 
-def random_encoder(config: EncoderConfig, seed: int = 0) -> Encode:
+def random_encoder(config: EncoderConfig, seed: int = 0, device: torch.device | str = "cpu") -> Encode:
     """An encoder of this shape that has learned nothing."""
     torch.manual_seed(key_of("random encoder", seed))
-    return frozen(Encoder(config))
+    return frozen(Encoder(config).to(device))
 
 
 def baseline_encoders(config: EncoderConfig) -> dict[str, Encode]:

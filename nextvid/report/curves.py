@@ -30,7 +30,8 @@ HEALTH = {
     "psnr": "PSNR of held-out pictures, dB",
     "lr": "learning rate",
 }
-NOT_DRAWN = ("step", "stage", "loss", "clips", "pictures", "time", "skipped")
+UNTRAINED = "probe_untrained"
+NOT_DRAWN = ("step", "stage", "loss", "clips", "pictures", "time", "skipped", UNTRAINED)
 BY_PART = ("grad_norms", "lr")
 LOGARITHMIC = ("grad_norm", "grad_norms")
 NOW_AND_THEN = ("probe", "psnr")
@@ -164,6 +165,10 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
     steps, values = np.array(points, dtype=float).T
     if key in NOW_AND_THEN:
         axes.plot(steps, values, color=LINE, linewidth=1.6, marker="o", markersize=3)
+        untrained = [row[UNTRAINED] for row in rows if key == "probe" and UNTRAINED in row]
+        if untrained:
+            axes.axhline(untrained[-1], color=INK, linewidth=0.8, linestyle="--", label="untrained")
+            axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     else:
         axes.plot(steps, values, color=LINE, linewidth=0.7, alpha=0.35)
         axes.plot(steps, running_mean(values), color=LINE, linewidth=1.6)

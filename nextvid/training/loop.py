@@ -51,8 +51,8 @@ from nextvid.training.trainer import (
     train_step,
 )
 
-Watch = Callable[[Trainer], float]
-"""A probe of the encoder as it is, from 0 to 1; all processes call it."""
+Watch = Callable[[Trainer], dict[str, float]]
+"""A probe of the encoder as it is; all processes call it. Its figures are from 0 to 1, and ``probe`` is what counts."""
 
 
 def pretrain(
@@ -191,16 +191,16 @@ class Session:
                 progress.seconds = time.monotonic() - started
                 rows.add(result)
                 stopped, failed = self._tell(batch)
-                score = self._watched()
+                watched = self._watched()
                 if progress.step % training.log_every == 0 or progress.step == trainer.recipe.steps:
-                    row = rows.row(result, score)
+                    row = rows.row(result, watched)
                     write_row(sinks, row)
                 display.update(progress.step, trainer.schedule.stage_of(progress.step - 1).name, rows.shown(result))
                 if progress.bad_in_a_row >= training.bad_steps:
                     raise Diverged(f"{progress.bad_in_a_row} steps in a row were not finite")
                 last = progress.step == end or bool(stopped)
                 if not failed and (progress.step % training.checkpoint_every == 0 or last):
-                    self._save(score)
+                    self._save(watched.get("probe"))
                 if failed or last:
                     break
         self._wait_for_save()
@@ -232,10 +232,10 @@ class Session:
             self.broken.add([entry for part in self.world.gather(batch.broken) for entry in part])
         return signals, bool(failed)
 
-    def _watched(self) -> float | None:
+    def _watched(self) -> dict[str, float]:
         probe = self.trainer.recipe.training.probe
         if probe is None or self.watch is None or self.trainer.progress.step % probe.every:
-            return None
+            return {}
         return self.watch(self.trainer)
 
     def _save(self, score: float | None) -> None:

@@ -38,7 +38,7 @@ class Rows:
             progress.window[name] = progress.window.get(name, 0.0) + value
             progress.window[STEPS + name] = progress.window.get(STEPS + name, 0.0) + 1
 
-    def row(self, result: StepResult, score: float | None) -> dict[str, Any]:
+    def row(self, result: StepResult, watched: dict[str, float]) -> dict[str, Any]:
         """The row of the step just done, whose window begins anew."""
         trainer = self._trainer
         progress, schedule = trainer.progress, trainer.schedule
@@ -48,8 +48,7 @@ class Rows:
         row["skipped"] = progress.skipped
         row["lr"] = trainer.rates(step)
         row |= self._health(result)
-        if score is not None:
-            row["probe"] = score
+        row |= watched
         clips = int(schedule.first_sample[step]) + schedule.stage_of(step).batch
         row["clips"] = clips
         row["time"] = {"seconds": progress.seconds, "clips_per_second": clips / max(progress.seconds, 1e-9)}
