@@ -88,6 +88,8 @@ class Session:
     world: World = World()
     stop: Stop = lambda: False
     progress: bool = True
+    keep_clips: bool = True
+    """Make clips that are made up once, where they fit the memory; or make them whenever they are asked for."""
     _readers: dict[str, Reader] = field(default_factory=dict)
     _kinds: dict[str, str] = field(default_factory=dict)
 

@@ -89,7 +89,7 @@ def _accuracy(
 
 
 def _scored(shots: int, each: list[float], classes: int, test_clips: int) -> FewShot:
-    from scipy.stats import t  # type: ignore[import-untyped]  # noqa: PLC0415
+    from scipy.stats import t  # noqa: PLC0415
 
     found = torch.tensor(each, dtype=torch.float64)
     mean = float(found.mean())
