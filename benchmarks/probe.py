@@ -121,7 +121,7 @@ def cache(options: argparse.Namespace) -> dict[str, Any]:
     All work is done in this process, whose own time is what counts, so that others on the machine matter little.
     """
     found: dict[str, Any] = {}
-    augmented = {"augmentation": {"crop_scale": [0.6, 1.0], "erase": 0.25}}
+    augmented: dict[str, Any] = {"augmentation": {"crop_scale": [0.6, 1.0], "erase": 0.25}}
     settings: dict[str, Any]
     for name, settings in {
         "fresh": {"features": "fresh"},
@@ -153,6 +153,7 @@ def cache(options: argparse.Namespace) -> dict[str, Any]:
 def whole(options: argparse.Namespace) -> dict[str, Any]:
     """Processor seconds of a whole probe of moving sprites, clips made and encoded, with 20 heads and with one."""
     seconds = {}
+    settings: dict[str, Any]
     for name, settings in {
         "heads_20": {},
         "heads_1": {"lrs": (1e-3,), "weight_decays": (0.1,)},

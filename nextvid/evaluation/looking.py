@@ -194,7 +194,7 @@ def points_of(pooled: Float[Tensor, "clips width"], seed: int = 0) -> Float[np.n
     if clips < 4 or np.ptp(values, axis=0).max() < 1e-9:
         return _first_components(values, 2)
     from sklearn.manifold import TSNE  # noqa: PLC0415  # a second to import, for what few commands do
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     values = _first_components(values, min(WIDTH_BEFORE_MAP, max(2, values.shape[1])))
     perplexity = min(PERPLEXITY, (clips - 1) / 3)

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from nextvid.data.clip import BrokenFile
 from nextvid.data.view_reader import RenderedReader
 from nextvid.data.views import Views, views_of
 from nextvid.evaluation.features import Supply
-from nextvid.evaluation.looking import Material, TokenGrid, look
+from nextvid.evaluation.looking import Look, Material, TokenGrid, look
 from nextvid.evaluation.session import Reading, Session, numbers_of
 from nextvid.report.probe_page import write_probe_page
 
@@ -25,9 +26,23 @@ Places = Int64[Tensor, " some"]
 
 def page_of(session: Session, reading: Reading) -> Callable[[dict[str, Any]], Path]:
     """Gather the page's pictures now; what it gives writes ``probe.html`` from the figures, once they are complete."""
+    seen: Look | None = None
+    try:
+        seen = _look(session, reading)
+    except (BrokenFile, MemoryError, torch.OutOfMemoryError) as error:
+        session.say(f"the page has no clips to look at: {error}")
+
+    def write(found: dict[str, Any]) -> Path:
+        session.folder.mkdir(parents=True, exist_ok=True)
+        return write_probe_page(session.folder / "probe.html", found, reading.result.scores, session.classes, seen)
+
+    return write
+
+
+def _look(session: Session, reading: Reading) -> Look:
     chosen = _some(len(reading.truth))
     tested = reading.places[chosen]
-    seen = look(
+    return look(
         reading.fitted,
         lambda places: _first_views(reading.test, tested[places]),
         _grid(session, reading),
@@ -37,12 +52,6 @@ def page_of(session: Session, reading: Reading) -> Callable[[dict[str, Any]], Pa
         session.classes,
         train=_train(session, reading),
     )
-
-    def write(found: dict[str, Any]) -> Path:
-        session.folder.mkdir(parents=True, exist_ok=True)
-        return write_probe_page(session.folder / "probe.html", found, reading.result.scores, session.classes, seen)
-
-    return write
 
 
 def _some(clips: int) -> Places:

@@ -9,7 +9,9 @@ ENCODERS = {
     "reference": "reference (nextvid-tiny)",
     "random_init": "untrained encoder",
     "pixels": "raw pixels with places",
+    "optical_flow": "histograms of optical flow",
     "middle_frame": "the middle frame alone",
+    "chance": "always the most common class",
     "supervised": "trained with labels (ceiling)",
 }
 
