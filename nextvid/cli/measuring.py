@@ -86,7 +86,7 @@ def leaderboard(
     Example: nextvid leaderboard runs/demo nextvid-tiny hf:models/videomae --benchmark moving-sprites
     """
     from nextvid.evaluation.command import ProbeRequest  # noqa: PLC0415
-    from nextvid.evaluation.leaderboard import leaderboard_of, table_of  # noqa: PLC0415
+    from nextvid.evaluation.leaderboard import WIDTH, leaderboard_of, table_of  # noqa: PLC0415
     from nextvid.evaluation.session import Where  # noqa: PLC0415
 
     names = [name for name in encoders if "=" not in name]
@@ -96,6 +96,7 @@ def leaderboard(
     request = ProbeRequest("", where, recipe, overrides, None, train_clips, test_clips, standardise)
     found = leaderboard_of(names, request, out, console)
     if rank() == 0:
+        console.width = max(console.width, WIDTH)
         console.print(table_of(found))
         for remark in found["remarks"]:
             console.print(f"· {remark}", highlight=False, markup=False)

@@ -52,6 +52,7 @@ def compare_runs(
 def figures_of(subjects: list[Subject]) -> dict[str, Any]:
     """What a machine reads: every run's figures, and in what their recipes differ."""
     runs = [subject.figures() for subject in subjects]
+    check_class_maps(runs)
     first = runs[0]["flops"]
     for run in runs:
         run["compute"] = run["flops"] / first
@@ -62,6 +63,20 @@ def figures_of(subjects: list[Subject]) -> dict[str, Any]:
         "differences": recipe_differences([subject.recipe for subject in subjects]),
         "remarks": _remarks(runs),
     }
+
+
+def check_class_maps(runs: list[dict[str, Any]]) -> None:
+    """Raise ``UserError`` where one task was read with two lists of classes, or with one in two orders: those are two tasks."""
+    for name in dict.fromkeys(name for run in runs for name in run["probes"]):
+        maps = {
+            run["name"]: run["probes"][name]["class_map"] for run in runs if "class_map" in run["probes"].get(name, {})
+        }
+        other = next((run for run, found in maps.items() if found != next(iter(maps.values()))), None)
+        if other is not None:
+            raise UserError(
+                f"{name} was read with one list of classes for {next(iter(maps))} and with another for {other}: their "
+                "scores are not of one task; probe both again on the same benchmark files"
+            )
 
 
 def recipe_differences(recipes: list[Recipe]) -> dict[str, list[Any]]:

@@ -15,6 +15,7 @@ from nextvid.evaluation import baselines
 from nextvid.evaluation.features import Encode, RenderedClips, features, frozen, render
 from nextvid.evaluation.fitting import train_probe
 from nextvid.evaluation.probe import ProbeConfig, ProbeResult
+from nextvid.evaluation.scores import class_map
 from nextvid.models.encoder import Encoder, EncoderConfig
 from nextvid.randomness import key_of
 
@@ -113,6 +114,7 @@ def figures(
         "task": task,
         **score(result),
         "classes": result.classes,
+        "class_map": class_map(measurement.train.tasks[task]),
         "train_clips": result.train_clips,
         "test_clips": result.test_clips,
         "standardised": result.standardised,

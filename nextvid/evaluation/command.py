@@ -98,17 +98,17 @@ def probe_run(request: ProbeRequest, console: Console) -> dict[str, Any]:
 
 
 def folder_of(request: ProbeRequest, encoder: FrozenEncoder) -> Path:
-    """Where a probe's files go: ``--out``, or in a run's folder, or under ``probes`` by the encoder's name."""
+    """Where a probe's files go: ``--out``, or a folder of the benchmark's name in :func:`home_of`."""
     if request.out is not None:
         return request.out
-    run = Path(request.encoder)
-    home = run if run.is_dir() and isinstance(encoder, OwnEncoder) else Path("probes") / _slug(encoder.name)
-    parts = (request.where.name, request.where.chosen_level, request.where.task or "", _weights(encoder))
-    return (
-        home / "probes" / "_".join(part for part in parts if part)
-        if home == run
-        else home / "_".join(filter(None, parts))
-    )
+    parts = (request.where.name, request.where.chosen_level, request.where.task, _weights(encoder))
+    return home_of(request.encoder, encoder) / "_".join(part for part in parts if part)
+
+
+def home_of(where: str, encoder: FrozenEncoder) -> Path:
+    """Where all that is measured of an encoder goes: ``probes`` in a run's folder, or ``probes/<name>`` here."""
+    run = Path(where)
+    return run / "probes" if run.is_dir() and isinstance(encoder, OwnEncoder) else Path("probes") / _slug(encoder.name)
 
 
 def _slug(name: str) -> str:

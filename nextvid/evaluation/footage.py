@@ -6,7 +6,7 @@ from rich.console import Console
 
 from nextvid.errors import UserError
 from nextvid.evaluation.baseline_encoders import baseline_encoders
-from nextvid.evaluation.command import ProbeRequest, folder_of
+from nextvid.evaluation.command import ProbeRequest, home_of
 from nextvid.evaluation.protocol import changed, load_protocol
 from nextvid.evaluation.unlabelled import measure_footage, table_of
 from nextvid.files import replace_json
@@ -43,7 +43,7 @@ def probe_footage(request: ProbeRequest, source: str, console: Console) -> dict[
     )
     found["encoder"] = {"name": encoder.name, "kind": encoder.kind, "digest": encoder.digest}
     console.print(table_of(found))
-    folder = folder_of(request, encoder)
+    folder = request.out or home_of(request.encoder, encoder) / "footage"
     folder.mkdir(parents=True, exist_ok=True)
     replace_json(folder / "footage.json", found)
     console.print(f"figures: {folder / 'footage.json'}", highlight=False)

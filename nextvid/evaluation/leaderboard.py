@@ -22,6 +22,8 @@ from nextvid.signals import collected
 from nextvid.training.distributed import World, world_of
 
 FORMAT_VERSION = 1
+WIDTH = 110
+"""Columns of the table, where the terminal is narrower or there is none."""
 
 
 def leaderboard_of(names: Sequence[str], request: ProbeRequest, out: Path, console: Console) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def leaderboard_of(names: Sequence[str], request: ProbeRequest, out: Path, conso
         found = {
             "format_version": FORMAT_VERSION,
             **{key: figures[key] for key in ("benchmark", "level", "task", "classes", "class_map")},
-            **{key: figures[key] for key in ("train_clips", "test_clips", "depth", "protocol", "splits")},
+            **{key: figures[key] for key in ("train_clips", "test_clips", "depth", "splits")},
+            "protocol": _protocol(figures, recipe),
             "clip": {"frames": specs[0].frames, "fps": specs[0].fps},
             "rows": sorted(rows, key=lambda row: -row["top1"]),
             "baselines": {name: score for name, score in baselines.items() if name != "random_init"},
@@ -104,6 +107,12 @@ def _session(
     return Session(request.where, recipe, spec, folder, console, world, lambda: bool(signals))
 
 
+def _protocol(figures: dict[str, Any], recipe: EvalRecipe) -> dict[str, Any]:
+    """The settings that all encoders share; which layers those are, each row says."""
+    shared = {key: value for key, value in figures["protocol"].items() if key not in ("layers", "features")}
+    return {**shared, "layers": recipe.model_dump(mode="json")["layers"]}
+
+
 def _of_its_own(recipe: EvalRecipe) -> list[str]:
     """The baselines that another encoder does not share."""
     return [name for name in recipe.baselines if name == "random_init"]
@@ -134,6 +143,7 @@ def _row(name: str, figures: dict[str, Any], untrained: dict[str, Any] | None) -
             )
         },
         "layers_read": figures["protocol"]["layers"],
+        "features": figures["protocol"]["features"],
         "random_init": untrained,
         "remarks": figures["remarks"],
     }
@@ -150,7 +160,7 @@ def _remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     frames = [
         f"{row['name']}: frames {row['preprocessing']['frames']}"
         for row in rows
-        if row["preprocessing"].get("frames", "as given") not in ("as given", "each by itself")
+        if any(word in row["preprocessing"].get("frames", "") for word in (" of ", "held"))
     ]
     return [*shared, *(f"{name}: {remark}" for name, remark in each if remark not in shared), *frames]
 

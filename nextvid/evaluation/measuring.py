@@ -1,6 +1,5 @@
 """An encoder and its baselines through one session: the figures that a machine reads, and what the page shows."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from nextvid.evaluation.protocol import EvalRecipe
 from nextvid.evaluation.readers import Reading as OtherReading
 from nextvid.evaluation.readers import few_shot, linear_probe, nearest_neighbours, pool
 from nextvid.evaluation.readers.few_shot import SHOTS
-from nextvid.evaluation.scores import score
+from nextvid.evaluation.scores import class_map, score
 from nextvid.evaluation.session import Reading, Session, kind_of, summary
 
 FORMAT_VERSION = 1
@@ -135,11 +134,6 @@ def parameters_of(encoder: FrozenEncoder) -> int:
     return sum(tensor.numel() for tensor in encoder.state_dict(keep_vars=True).values()) or sum(
         tensor.numel() for tensor in encoder.buffers() if tensor.is_floating_point()
     )
-
-
-def class_map(names: tuple[str, ...]) -> str:
-    """Tells a list of classes, in its order, from any other."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def split_summary(clips: LabelledClips) -> dict[str, Any]:

@@ -188,15 +188,16 @@ def complete_model(outline: Any, folder: Path, unread: tuple[str, ...] = UNREAD)
 
     Raises ``UserError`` where some are missing.
     """
-    model, found = type(outline).from_pretrained(
-        folder,
-        config=outline.config,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
+    with _without_bars():
+        model, found = type(outline).from_pretrained(
+            folder,
+            config=outline.config,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(unread))
     if missing:
         raise UserError(
@@ -204,6 +205,20 @@ def complete_model(outline: Any, folder: Path, unread: tuple[str, ...] = UNREAD)
             f"({len(missing)} tensors), and would be random; give the folder that the model was saved to"
         )
     return model
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers' own bars, which last milliseconds and say nothing, are not shown."""
+    from transformers.utils import logging  # noqa: PLC0415
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def safetensors_in(folder: Path) -> list[Path]:
