@@ -23,8 +23,12 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
+from nextvid.config import load_recipe
+from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.attentive import AttentiveProbe
-from nextvid.evaluation.encoders import open_encoder
+from nextvid.evaluation.baseline_encoders import BaselineEncoder, baseline_encoders
+from nextvid.evaluation.benchmark import random_encoder
+from nextvid.evaluation.encoders import FrozenEncoder, open_encoder
 from nextvid.evaluation.features import Features
 from nextvid.evaluation.fitting import fit_probe
 from nextvid.evaluation.grid import GridAdamW, ProbeGrid
@@ -46,7 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="+", choices=list(MEASURES))
     parser.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/probe.json"))
-    parser.add_argument("--encoder", default="nextvid-tiny")
+    parser.add_argument("--encoder", default="nextvid-tiny", help="as nextvid probe takes it, or untrained:RECIPE")
+    parser.add_argument("--size", type=int, help="pixels a side; by default the encoder's own")
+    parser.add_argument("--few-heads", action="store_true", help="the built-in recipe's 4 heads in place of 20")
+    parser.add_argument("--as", dest="called", help="the name of the figures in the file; by default what is measured")
     parser.add_argument("--train-clips", type=int, default=400)
     parser.add_argument("--test-clips", type=int, default=400)
     parser.add_argument("--threads", type=int, default=1)
@@ -55,14 +62,14 @@ def main() -> None:
     found = read_json(options.out)
     for what in options.what:
         Console().print(f"{what} …")
-        found[what] = {
+        found[options.called or what] = {
             **MEASURES[what](options),
             "threads": options.threads,
             "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, "
             f"torch {torch.__version__}",
         }
         replace_json(options.out, found)
-        Console().print(found[what])
+        Console().print(found[options.called or what])
 
 
 def grid(options: argparse.Namespace) -> dict[str, Any]:
@@ -134,7 +141,7 @@ def cache(options: argparse.Namespace) -> dict[str, Any]:
             session = _session(recipe, options, Path(folder))
             readings: list[Reading] = []
             started = time.process_time()
-            session.read([open_encoder(options.encoder)], readings.append)
+            session.read([_encoder(options)], readings.append)
             seconds = time.process_time() - started
         scores = readings[0].result.scores
         found[name] = {"seconds": seconds, "top1": scores.top1, "ci95": list(scores.ci95)}
@@ -147,6 +154,7 @@ def cache(options: argparse.Namespace) -> dict[str, Any]:
         "train_clips": options.train_clips,
         "test_clips": options.test_clips,
         "epochs": 20,
+        "heads": len(_recipe(options).members()),
     }
 
 
@@ -161,7 +169,7 @@ def whole(options: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             session = _session(_recipe(options, features="cached", **settings), options, Path(folder))
             started = time.process_time()
-            session.read([open_encoder(options.encoder)], lambda reading: None)
+            session.read([_encoder(options)], lambda reading: None)
             seconds[name] = time.process_time() - started
     return {
         "seconds": seconds,
@@ -170,14 +178,27 @@ def whole(options: argparse.Namespace) -> dict[str, Any]:
         "train_clips": options.train_clips,
         "test_clips": options.test_clips,
         "epochs": 20,
+        "heads": len(_recipe(options).members()),
     }
 
 
+def _encoder(options: argparse.Namespace) -> FrozenEncoder:
+    """An encoder as ``nextvid probe`` opens it, or an untrained one of a recipe's shape and clips."""
+    kind, _, name = options.encoder.partition(":")
+    if kind != "untrained":
+        return open_encoder(options.encoder)
+    recipe = load_recipe(name)
+    main = recipe.main_stage
+    spec = ClipSpec(main.frames, main.fps, options.size or main.size)
+    return BaselineEncoder(options.encoder, random_encoder(recipe.encoder), spec)
+
+
 def _recipe(options: argparse.Namespace, **settings: Any) -> EvalRecipe:
+    heads = {} if options.few_heads else {"lrs": LRS, "weight_decays": DECAYS}
     return EvalRecipe(
         **{
-            "lrs": LRS,
-            "weight_decays": DECAYS,
+            **heads,
+            "size": options.size,
             "train_clips": options.train_clips,
             "test_clips": options.test_clips,
             "workers": 0,
@@ -188,7 +209,7 @@ def _recipe(options: argparse.Namespace, **settings: Any) -> EvalRecipe:
 
 def _session(recipe: EvalRecipe, options: argparse.Namespace, folder: Path) -> Session:
     """Clips are made whenever they are asked for, as files are decoded: none are kept in memory."""
-    spec = recipe.spec_for(open_encoder(options.encoder))
+    spec = recipe.spec_for(_encoder(options))
     session = Session(Where("moving-sprites"), recipe, spec, folder, Console(quiet=True), progress=False)
     session.keep_clips = False
     return session
@@ -203,7 +224,7 @@ def selection(options: argparse.Namespace) -> dict[str, Any]:
     recipe = _recipe(options, features="memory")
     with tempfile.TemporaryDirectory() as folder:
         session = _session(recipe, options, Path(folder))
-        encoder = open_encoder(options.encoder)
+        encoder = _encoder(options)
         train, test = session.supply(encoder, "train"), session.supply(encoder, "test")
     assert isinstance(train, Features)
     assert isinstance(test, Features)
@@ -246,10 +267,8 @@ def selection(options: argparse.Namespace) -> dict[str, Any]:
 
 def standardise(options: argparse.Namespace) -> dict[str, Any]:
     """Test accuracy with and without standardised features, for an encoder, its untrained self, and raw pixels."""
-    from nextvid.evaluation.baseline_encoders import baseline_encoders  # noqa: PLC0415
-
     found: dict[str, Any] = {}
-    encoder = open_encoder(options.encoder)
+    encoder = _encoder(options)
     with tempfile.TemporaryDirectory() as folder:
         for switch in (True, False):
             recipe = _recipe(options, features="memory", standardise=switch)
