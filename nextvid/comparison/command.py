@@ -12,6 +12,7 @@ from nextvid.comparison.subject import Subject, open_subjects
 from nextvid.comparison.words import spent_rows
 from nextvid.config import Recipe
 from nextvid.errors import UserError
+from nextvid.evaluation.protocol import PROTOCOL
 from nextvid.files import replace_json
 from nextvid.report.tables import score_words
 
@@ -153,11 +154,21 @@ def _probe_remarks(runs: list[dict[str, Any]]) -> list[str]:
         for key, what in (
             ("clip", "on clips of different shapes"),
             ("standardised", "with and without standardised features"),
+            ("depth", "by probes of different depths, whose figures do not compare"),
+            ("settings", "by different protocols, whose figures do not compare"),
         ):
-            known = [probe[key] for probe in having if probe and key in probe]
+            known = [told[key] for told in map(_told, filter(None, having)) if key in told]
             if any(value != known[0] for value in known):
                 uneven.append(f"{name} was read {what}")
     return [f"not every run was probed on {where}: add {flag}" for flag, where in missing.items()] + uneven
+
+
+def _told(probe: dict[str, Any]) -> dict[str, Any]:
+    """A probe's figures with the settings that have to be the same to compare, apart from what names the recipe."""
+    settings = (
+        {key: probe["protocol"][key] for key in PROTOCOL if key in probe["protocol"]} if "protocol" in probe else None
+    )
+    return {**probe, **({"settings": settings} if settings else {})}
 
 
 def table_of(found: dict[str, Any]) -> Table:

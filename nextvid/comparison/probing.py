@@ -9,7 +9,7 @@ from nextvid.data import benchmarks
 from nextvid.data.clip import ClipSpec
 from nextvid.evaluation.benchmark import Measurement, default_level, measure, prepare
 from nextvid.evaluation.command import keep_probe
-from nextvid.evaluation.probe import ProbeConfig
+from nextvid.evaluation.protocol import EvalRecipe
 from nextvid.inference.load import load
 
 
@@ -27,7 +27,8 @@ def probe_missing(
     """
     level = level or default_level(benchmark)
     train, test = (benchmarks.load(benchmark, level, *part) for part in (("train", train_clips), ("test", test_clips)))
-    asked = {"train_clips": len(train), "test_clips": len(test), "standardised": ProbeConfig().standardise}
+    asked = {"train_clips": len(train), "test_clips": len(test), "standardised": True, "depth": 1}
+    settings = EvalRecipe().settings()
     prepared: dict[ClipSpec, Measurement] = {}
     for subject in subjects:
         encoder = load(subject.origin)
@@ -37,7 +38,9 @@ def probe_missing(
         missing = [
             task
             for task in train.tasks
-            if not _is_done(subject, probe_name({"benchmark": benchmark, "level": level, "task": task}), step, asked)
+            if not _is_done(
+                subject, probe_name({"benchmark": benchmark, "level": level, "task": task}), step, asked, settings
+            )
         ]
         if not missing:
             continue
@@ -51,6 +54,10 @@ def probe_missing(
             subject.probes[probe_name(kept)] = kept
 
 
-def _is_done(subject: Subject, name: str, step: int, asked: dict[str, Any]) -> bool:
+def _is_done(subject: Subject, name: str, step: int, asked: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether a probe of this step and of the same protocol is there."""
     found = subject.probes.get(name)
-    return found is not None and found.get("step") == step and asked.items() <= found.items()
+    if found is None or found.get("step") != step:
+        return False
+    asked_too = {key: value for key, value in found.get("protocol", {}).items() if key in settings}
+    return asked_too == settings and all(found.get(key) == value for key, value in asked.items())

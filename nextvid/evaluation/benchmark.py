@@ -15,6 +15,7 @@ from nextvid.evaluation import baselines
 from nextvid.evaluation.features import Encode, RenderedClips, features, frozen, render
 from nextvid.evaluation.fitting import train_probe
 from nextvid.evaluation.probe import ProbeConfig, ProbeResult
+from nextvid.evaluation.protocol import EvalRecipe
 from nextvid.evaluation.scores import class_map
 from nextvid.models.encoder import Encoder, EncoderConfig
 from nextvid.randomness import key_of
@@ -105,9 +106,9 @@ def supervised_ceiling(benchmark: str, level: str, task: str, spec: ClipSpec) ->
 
 
 def figures(
-    measurement: Measurement, task: str, result: ProbeResult, beside: dict[str, dict[str, Any]]
+    measurement: Measurement, task: str, result: ProbeResult, beside: dict[str, dict[str, Any]], layers: int
 ) -> dict[str, Any]:
-    """What ``probe`` reports of one task."""
+    """What is reported of one task; ``layers``: how many the encoder has."""
     return {
         "benchmark": measurement.benchmark,
         "level": measurement.level,
@@ -118,7 +119,13 @@ def figures(
         "train_clips": result.train_clips,
         "test_clips": result.test_clips,
         "standardised": result.standardised,
+        "depth": result.depth,
         "heads": result.heads,
+        "protocol": {
+            **EvalRecipe(**measurement.config.model_dump()).settings(),
+            "layers": [layers - 1],
+            "features": "memory",
+        },
         "best_lr": result.best_lr,
         "held_out_top1": result.held_out_top1,
         "baselines": beside,
@@ -164,7 +171,7 @@ def measure(
     """
     found = measurement.probe_all(encode, tasks, progress)
     beside = measure_baselines(config, measurement, tasks, progress)
-    table = {task: figures(measurement, task, found[task], beside[task]) for task in tasks}
+    table = {task: figures(measurement, task, found[task], beside[task], config.depth) for task in tasks}
     for name, other in (others or {}).items():
         for task, result in measurement.probe_all(other, tasks, progress).items():
             table[task][name] = score(result)

@@ -21,21 +21,6 @@ from nextvid.evaluation.scores import class_map, score
 from nextvid.evaluation.session import Reading, Session, kind_of, summary
 
 FORMAT_VERSION = 1
-PROTOCOL = (
-    "segments",
-    "views",
-    "crop_share",
-    "augmentation",
-    "copies",
-    "batch",
-    "epochs",
-    "lrs",
-    "weight_decays",
-    "held_out",
-    "precision",
-    "seed",
-)
-"""The settings that stand beside a figure."""
 
 
 @dataclass
@@ -121,7 +106,7 @@ def figures_of(session: Session, reading: Reading) -> dict[str, Any]:
         "clip": {"frames": session.spec.frames, "fps": session.spec.fps, "size": session.spec.size},
         "protocol": {
             "recipe": session.recipe.name,
-            **{name: session.recipe.model_dump(mode="json")[name] for name in PROTOCOL},
+            **session.recipe.settings(),
             "layers": reading.layers,
             "features": kind_of(reading.train),
         },

@@ -5,7 +5,7 @@ Every number is a setting, with the paper's table 10 in the recipes of the four 
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,23 @@ APART, DEEP = 2, 8
 
 Baseline = Literal["chance", "middle_frame", "pixels", "optical_flow", "random_init"]
 OtherReader = Literal["linear", "knn", "few_shot"]
+
+
+PROTOCOL = (
+    "segments",
+    "views",
+    "crop_share",
+    "augmentation",
+    "copies",
+    "batch",
+    "epochs",
+    "lrs",
+    "weight_decays",
+    "held_out",
+    "precision",
+    "seed",
+)
+"""The settings that stand beside a figure, with the depth of its probe: two figures of other settings are not to be compared."""
 
 
 class AugmentationConfig(Strict):
@@ -91,6 +108,11 @@ class EvalRecipe(ProbeConfig):
                 "features=memory keeps one draw of each clip: set augmentation=null, or features=cached with copies"
             )
         return self
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of :data:`PROTOCOL`, as JSON."""
+        values = self.model_dump(mode="json")
+        return {name: values[name] for name in PROTOCOL}
 
     def views_of_train(self) -> Views:
         """What a train video gives: one view, augmented where the recipe augments."""

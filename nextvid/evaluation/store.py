@@ -45,7 +45,7 @@ def check_room(folder: Path, wanted: int, share: float, what: str) -> str:
     return sentence
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -90,9 +90,15 @@ def write_store(
 
 
 def _samples_a_shard(supply: FreshTokens, copies: int) -> int:
-    _, tokens = next(supply.batches([(0, torch.arange(supply.views))]))
-    sample = max(1, tokens.numel()) * copies * 4
+    """By the size of the first sample that can be read."""
+    plan = ([(0, _rows_of(sample, supply.views))] for sample in torch.arange(len(supply)).split(1))
+    sizes = (tokens.numel() for one in plan for _, tokens in supply.batches(one))
+    sample = next(filter(None, sizes), 1) * copies * 4
     return max(1, min(SHARD_BYTES // sample, len(supply)))
+
+
+def _rows_of(samples: Int64[Tensor, " samples"], views: int) -> Rows:
+    return (samples[:, None] * views + torch.arange(views)).flatten()
 
 
 def _file(folder: Path, number: int) -> Path:
@@ -101,11 +107,7 @@ def _file(folder: Path, number: int) -> Path:
 
 def _write_shard(supply: FreshTokens, file: Path, samples: Int64[Tensor, " samples"], copies: int, kind: Kind) -> None:
     at_once = max(1, READ_CLIPS // (supply.views * supply.segments))
-    plan = [
-        (copy, (part[:, None] * supply.views + torch.arange(supply.views)).flatten())
-        for copy in range(copies)
-        for part in samples.split(at_once)
-    ]
+    plan = [(copy, _rows_of(part, supply.views)) for copy in range(copies) for part in samples.split(at_once)]
     writer: _Writer | None = None
     with replacing(file) as beside, pa.OSFile(str(beside), "wb") as sink:
         for (copy, _), (rows, tokens) in zip(plan, supply.batches(plan), strict=True):
@@ -141,7 +143,8 @@ class _Writer:
 
     def write(self, rows: Rows, tokens: RowTokens) -> None:
         """One record batch. Raises ``UserError`` for values that are no numbers, or too large for float16."""
-        values = ((tokens.float().cpu() - self.centre) / self.scale).numpy().astype(self.dtype)
+        with np.errstate(over="ignore"):
+            values = ((tokens.float().cpu() - self.centre) / self.scale).numpy().astype(self.dtype)
         if not np.isfinite(values).all():
             raise UserError(
                 "the encoder gives values that are no numbers, or beyond float16 even when they are scaled: look at the encoder, "
