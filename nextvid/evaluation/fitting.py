@@ -221,6 +221,8 @@ def _learn(
             raise Stopped(f"stopped at step {step + 1} of {len(batches)} of a probe")
         if keeper:
             keeper.keep(step + 1, state)
+    if keeper:
+        keeper.keep(len(batches), state, now=True)
 
 
 def _judge(trains: Sequence[Supply], fits: list[list[Fit]], held_out: Rows, show: bool) -> None:

@@ -49,11 +49,6 @@ class KeptFit:
             replace_file(self.file, save(tensors, metadata={"fit": json.dumps(described)}))
         self._last = time.monotonic()
 
-    def forget(self) -> None:
-        """The fit has ended."""
-        if self.world.first:
-            self.file.unlink(missing_ok=True)
-
 
 def save_probe(file: Path, fitted: FittedProbe, encoder: FrozenEncoder, about: dict[str, Any]) -> None:
     """Write a chosen probe with what it belongs to; ``about``: its task, classes and protocol, as :func:`load_probe` has them."""

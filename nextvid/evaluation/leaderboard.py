@@ -157,12 +157,7 @@ def _remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
         for remark in dict.fromkeys(remark for _, remark in each)
         if [r for _, r in each].count(remark) == len(rows)
     ]
-    frames = [
-        f"{row['name']}: frames {row['preprocessing']['frames']}"
-        for row in rows
-        if any(word in row["preprocessing"].get("frames", "") for word in (" of ", "held"))
-    ]
-    return [*shared, *(f"{name}: {remark}" for name, remark in each if remark not in shared), *frames]
+    return [*shared, *(f"{name}: {remark}" for name, remark in each if remark not in shared)]
 
 
 def _tidy(folder: Path) -> None:

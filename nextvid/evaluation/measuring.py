@@ -21,6 +21,8 @@ from nextvid.evaluation.scores import class_map, score
 from nextvid.evaluation.session import Reading, Session, kind_of, summary
 
 FORMAT_VERSION = 1
+FEW = 30
+"""Fewer held-out clips choose little better than a die."""
 
 
 @dataclass
@@ -188,6 +190,13 @@ def remarks(
         found.append(
             f"{figures['heads']} attention heads: the nearest to {recipe.heads} that divides {encoder.width} channels"
         )
+    if figures["held_out_clips"] < FEW:
+        found.append(
+            f"the probe was chosen on {figures['held_out_clips']} held-out clips only, so that the choice is near chance"
+        )
+    frames = str(encoder.preprocessing.get("frames", ""))
+    if " of " in frames:
+        found.append(f"{encoder.name} is given {frames} frames")
     taught = len(set(session.labels["train"][session.task].tolist()))
     if taught < figures["classes"]:
         found.append(

@@ -125,7 +125,8 @@ class EvalRecipe(ProbeConfig):
     def spec_for(self, encoder: FrozenEncoder) -> ClipSpec:
         """The clips that ``encoder`` is given. Raises ``UserError`` where it cannot take them."""
         known = encoder.clip or USUAL_CLIP
-        spec = ClipSpec(self.frames or known.frames, self.fps or known.fps, self.size or encoder.size)
+        frames = known.frames if encoder.clip or encoder.frames is None else encoder.frames
+        spec = ClipSpec(self.frames or frames, self.fps or known.fps, self.size or encoder.size)
         encoder.check(spec)
         return spec
 

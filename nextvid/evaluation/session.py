@@ -160,7 +160,7 @@ class Session:
 
     def _fit(self, encoders: Sequence[FrozenEncoder], trains: Sequence[Supply]) -> list[FittedProbe]:
         keeper = KeptFit(self.folder / f"fit-{self._fingerprint('fit', *encoders)}.safetensors", self.world)
-        fitted = fit_probes(
+        return fit_probes(
             trains,
             self.task,
             self.recipe,
@@ -170,8 +170,6 @@ class Session:
             keeper=keeper,
             stop=self.stop,
         )
-        keeper.forget()
-        return fitted
 
     def _test(self, encoder: FrozenEncoder, train: Supply, test: Supply, fitted: FittedProbe) -> Reading:
         title = f"testing {self.task}"
@@ -276,8 +274,12 @@ class Session:
         return self.recipe.segments * sum(layer.shape[1] * layer.shape[2] for layer in found)
 
     def clear(self) -> None:
-        """Remove the features that are kept on disk, unless the recipe would keep them."""
-        if self.world.first and not self.recipe.keep_features:
+        """All is measured: remove what the fits were kept in, and stored features unless the recipe would keep them."""
+        if not self.world.first:
+            return
+        for file in self.folder.glob("fit-*.safetensors"):
+            file.unlink()
+        if not self.recipe.keep_features:
             shutil.rmtree(self.folder / "features", ignore_errors=True)
 
     def say(self, sentence: str) -> None:

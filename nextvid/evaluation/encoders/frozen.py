@@ -30,6 +30,8 @@ class FrozenEncoder(nn.Module, ABC):
     """The clips that it was trained on, where it says so."""
     size: int
     """Pixels a side of the square that it is best given."""
+    frames: int | None = None
+    """How many frames it takes, where it takes no other number."""
     digest: str
     """Tells this encoder's weights and preprocessing from any other's."""
 
