@@ -139,13 +139,14 @@ class FittedProbe(BaseModel):
         Each process reads its own samples, no sample is read twice, and every process gets all.
         """
         world = world or World()
-        mine = torch.arange(world.rank, len(test), world.ranks)
+        mine = torch.arange(len(test))[world.rank :: world.ranks]
         plan = [(0, _rows_of(part, test.views)) for part in mine.split(max(1, SCORING_ROWS // test.views))]
         found: dict[int, Tensor] = {}
         for rows, tokens in track(test.batches(plan), len(plan), title, progress and world.first):
             found |= dict(zip(rows.tolist(), self.logits(tokens).softmax(-1), strict=True))
         samples, probabilities = _mean_of_views(found, test.views)
-        both = world.gather((samples, probabilities))
+        parts = world.gather((samples, probabilities))
+        both = [part for part in parts if len(part[0])] or parts[:1]
         order = torch.cat([part for part, _ in both]).argsort()
         return torch.cat([part for part, _ in both])[order], torch.cat([part for _, part in both])[order]
 

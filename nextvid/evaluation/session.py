@@ -27,7 +27,7 @@ from nextvid.evaluation.fresh import FreshTokens, in_memory, labels_of
 from nextvid.evaluation.kept import KeptFit
 from nextvid.evaluation.probe import FittedProbe, ProbeResult
 from nextvid.evaluation.protocol import EvalRecipe
-from nextvid.evaluation.store import StoredTokens, check_room, write_store
+from nextvid.evaluation.store import StoredTokens, broken_in, check_room, write_store
 from nextvid.limits import memory_limit, memory_of_machine
 from nextvid.training.device import device_of
 from nextvid.training.distributed import World
@@ -236,9 +236,11 @@ class Session:
             with self.world.together():
                 said = check_room(folder, wanted, recipe.disk_share, f"features of {encoder.name}, {split}")
             self.say(said)
-        return write_store(
+        store = write_store(
             fresh, folder, title, copies, recipe.cached_as, world=self.world, progress=self.progress, stop=self.stop
         )
+        fresh.reader.broken.update(broken_in(folder))
+        return store
 
     def kind_of_features(self, encoder: FrozenEncoder) -> str:
         """``memory``, ``cached`` or ``fresh``: as the recipe says, or as there is room; the same for all processes."""

@@ -28,6 +28,8 @@ from nextvid.training.distributed import World
 
 Kind = Literal["float16", "float32"]
 FORMAT_VERSION = 1
+BROKEN = ".broken.json"
+"""How the names of files end that say what could not be read, beside a shard."""
 SHARD_BYTES = 2**28
 """About how large a shard is."""
 
@@ -81,6 +83,8 @@ def write_store(
                 if stop():
                     break
                 _write_shard(supply, _file(folder, number), shards[number], copies, kind)
+                if supply.reader.broken:
+                    replace_json(folder / f"{number:06d}{BROKEN}", supply.reader.broken)
         if world.most([int(stop())])[0]:
             raise Stopped("stopped while features were stored")
         if world.first and not (folder / "store.json").is_file():
@@ -211,6 +215,11 @@ class StoredTokens:
             for number, shard in enumerate(self._shards)
             for place, row in enumerate(shard.rows.tolist())
         }
+
+
+def broken_in(folder: Path) -> dict[str, str]:
+    """The files that could not be read when the tokens in ``folder`` were made, and why."""
+    return {file: why for noted in sorted(folder.glob(f"*{BROKEN}")) for file, why in read_json(noted).items()}
 
 
 class _Shard:
