@@ -47,7 +47,8 @@ class BaselineEncoder(FrozenEncoder):
 def baseline_encoders(encoder: FrozenEncoder, spec: ClipSpec, wanted: Sequence[str]) -> list[FrozenEncoder]:
     """The baselines of ``wanted`` for an encoder that is given clips of ``spec``, by their names.
 
-    ``random_init`` is missing of an encoder that cannot be made anew. ``chance`` is none: it reads nothing.
+    ``random_init`` is missing of an encoder that cannot be made anew, and ``optical_flow`` of frames too small to have any.
+    ``chance`` is none: it reads nothing.
     """
     patch, tubelet = _patch_of(encoder, spec)
     made: list[FrozenEncoder] = []
@@ -56,7 +57,7 @@ def baseline_encoders(encoder: FrozenEncoder, spec: ClipSpec, wanted: Sequence[s
             made.append(BaselineEncoder(name, baselines.middle_frame(patch), spec))
         elif name == "pixels":
             made.append(BaselineEncoder(name, baselines.pixels(patch, tubelet, positions=True), spec))
-        elif name == "optical_flow":
+        elif name == "optical_flow" and spec.size >= baselines.SMALLEST_FLOW_SIDE:
             made.append(BaselineEncoder(name, baselines.optical_flow(), spec))
         elif name == "random_init":
             untrained = encoder.untrained()

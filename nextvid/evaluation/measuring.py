@@ -25,6 +25,13 @@ FEW = 30
 """Fewer held-out clips choose little better than a die."""
 
 
+MISSING = {
+    "random_init": "no random initialisation: nobody but its author knows how this encoder is made anew",
+    "optical_flow": "no optical flow: the frames are too small",
+}
+"""Why a baseline is not there."""
+
+
 @dataclass
 class Measured:
     """An encoder's figures so far, by reading; ``scores`` of the baselines by name."""
@@ -62,8 +69,8 @@ def measure_encoder(
     if ceiling:
         found.baselines["supervised"] = ceiling
     broken = session.broken()
+    found.figures["baselines"] = found.baselines
     found.figures |= {
-        "baselines": found.baselines,
         "broken": {split: len(files) for split, files in broken.items()},
         "broken_files": {split: dict(list(files.items())[:20]) for split, files in broken.items()},
         "remarks": remarks(session, encoder, found.figures, wanted, broken),
@@ -213,8 +220,7 @@ def remarks(
     for name, files in broken.items():
         if files:
             found.append(f"{len(files)} files of the {name} split could not be read, such as {next(iter(files))}")
-    if "random_init" in wanted and "random_init" not in figures.get("baselines", {"random_init": 0}):
-        found.append("no random initialisation: nobody but its author knows how this encoder is made anew")
+    found += [MISSING[name] for name in wanted if name in MISSING and name not in figures["baselines"]]
     effect = figures["standardise_effect"]
     if effect:
         found.append(
