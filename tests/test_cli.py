@@ -47,7 +47,8 @@ def test_pretrain_then_probe(
     assert run(monkeypatch, "pretrain", recipe, "--out", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["pretrain"]["steps"] == 2
     assert (out / "report.html").read_text().count("data:image/png") > 6
-    options = ["--benchmark", "moving-sprites", "--level", "plain", "--train-clips", 160, "--test-clips", 80, "--json"]
+    clips = ["--level", "plain", "--train-clips", 160, "--test-clips", 80]
+    options = ["--benchmark", "moving-sprites", *clips, "epochs=3", "readers=[linear]", "--json"]
     assert run(monkeypatch, "probe", out, *options) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"benchmark": "moving-sprites", "level": "plain", "task": "motion", "classes": 16}.items() <= found.items()

@@ -150,7 +150,8 @@ def _score_again(session: Session, encoder: FrozenEncoder, file: Path) -> dict[s
     result = result_of(fitted, test, truth, session.task, probabilities)
     reading = Reading(encoder, about["layers"], fitted, result, places, places, truth, probabilities, test, test)
     broken = {split: len(files) for split, files in session.broken().items()}
-    return {**figures_of(session, reading), "baselines": {}, "broken": broken, "probe": str(file)}
+    figures = {**figures_of(session, reading), "train_clips": about["train_clips"]}
+    return {**figures, "baselines": {}, "broken": broken, "probe": str(file)}
 
 
 def _write(session: Session, reading: Reading) -> None:
@@ -161,6 +162,7 @@ def _write(session: Session, reading: Reading) -> None:
         "task": session.task,
         "classes": list(session.classes),
         "layers": reading.layers,
+        "train_clips": reading.result.train_clips,
         "clip": {"frames": session.spec.frames, "fps": session.spec.fps, "size": session.spec.size},
     }
     save_probe(session.folder / "probe.safetensors", reading.fitted, reading.encoder, about)
@@ -188,7 +190,7 @@ def _keep(run: str, encoder: FrozenEncoder, folder: Path, found: dict[str, Any])
     folder.mkdir(parents=True, exist_ok=True)
     replace_json(folder / "probe.json", found)
     if isinstance(encoder, OwnEncoder):
-        keep_probe(run, encoder.loaded, {key: value for key, value in found.items() if key != "per_class"})
+        keep_probe(run, encoder.loaded, found)
 
 
 def keep_probe(run: str, encoder: LoadedEncoder, figures: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class Fit:
         self.grid = ProbeGrid([probe] * len(config.members()))
         rates, decays = torch.tensor(config.members(), device=device).unbind(1)
         self.optimiser = GridAdamW(self.grid, rates, decays)
-        self.in_memory = _InMemory(train) if isinstance(train, Features) else None
+        dtype = torch.float16 if standardised or config.depth == 1 else torch.float32
+        self.in_memory = _InMemory(train, dtype) if isinstance(train, Features) else None
         self.correct = torch.zeros(self.grid.members, dtype=torch.float64)
         self.loss = torch.zeros(self.grid.members, dtype=torch.float64)
         self.judged = 0
@@ -125,20 +126,23 @@ class Fit:
 
 
 class _InMemory:
-    """Tokens in memory as a grid takes them, made once for all epochs."""
+    """Tokens in memory as a grid takes them, made once for all epochs.
 
-    def __init__(self, train: Features) -> None:
-        self._train = train
+    float16 is safe for values of about unit variance, as standardised and LayerNormed ones are.
+    """
+
+    def __init__(self, train: Features, dtype: torch.dtype) -> None:
+        self._train, self._dtype = train, dtype
         self._made: Tensor | None = None
 
     @torch.no_grad()
     def prepared(
         self, prepare: Callable[[Tensor], Tensor], device: torch.device
     ) -> Float[Tensor, "rows tokens channels"]:
-        """In float16, which is safe for values of about unit variance."""
+        """As ``prepare`` leaves them."""
         if self._made is None:
             tokens = self._train.tokens
-            self._made = torch.empty(tokens.shape, dtype=torch.float16, device=device)
+            self._made = torch.empty(tokens.shape, dtype=self._dtype, device=device)
             for target, part in zip(self._made.split(SCORING_ROWS), tokens.split(SCORING_ROWS), strict=True):
                 target.copy_(prepare(part))
         return self._made

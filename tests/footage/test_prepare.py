@@ -458,6 +458,7 @@ def test_nothing_half_written_is_left_where_a_run_fails(
     assert files_in(tmp_path / "out") == [".lock", "settings.json"]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_started_again_is_as_if_nothing_had_happened(
     manifest: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def test_parts_and_tokens_of_a_small_recipe() -> None:
         assert part.bytes == sum(t.nbytes for t in (*child.parameters(), *child.buffers()))
 
 
-@pytest.mark.parametrize("name", ["small", "base"])
+@pytest.mark.parametrize("name", ["small", pytest.param("base", marks=pytest.mark.slow)])
 def test_operations_are_those_that_torch_counts(name: str) -> None:
     recipe = load_recipe(name)
     for number in (1, 3):

@@ -155,6 +155,7 @@ def test_names_cannot_write_into_the_page(tmp_path: Path) -> None:
     assert "49" not in re.sub(r"data:[^\"]*", "", page[page.index("A map of") :]).split("_under")[1][:40]
 
 
+@pytest.mark.slow
 def test_many_classes_and_large_clips_stay_within_bounds(tmp_path: Path) -> None:
     made, names = scores(174, 1000)
     look = a_look(names, frames=16, side=160, clips=1000, shown=6)

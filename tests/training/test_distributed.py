@@ -127,6 +127,7 @@ def test_shards_are_written_by_both(runs: Path) -> None:
     assert {"__0_0.distcp", "__1_0.distcp"} <= {path.name for path in last.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_after_one_step_with_everything_saved(tmp_path: Path) -> None:
     recipe = tmp_path / "nano.yaml"
     stages = [stage.model_copy(update={"steps": 100_000}) for stage in shared_recipe().stages]

@@ -312,6 +312,7 @@ def pretrain_command(recipe: Recipe, folder: Path) -> list[str]:
     return [sys.executable, "-m", "nextvid", "pretrain", str(file), "--out"]
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_grow_stops_the_run_and_leaves_the_checkpoint_before(whole: Path, tmp_path: Path) -> None:
     """A quota, as one process sees it."""
     size = (whole / "checkpoints/step_12/__0_0.distcp").stat().st_size

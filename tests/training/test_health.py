@@ -59,7 +59,7 @@ def test_an_alarm_sounds_once_after_several_rows_in_a_row(capsys: pytest.Capture
     for step, collapsed in enumerate([True, False, True, True, True, True], start=1):
         trainer.progress.step = step
         found = Health(same if collapsed else features())
-        rows.row(StepResult(Losses(zero, {}, lambda found=found: found), {"loss": 0.0}, {}, False), None)
+        rows.row(StepResult(Losses(zero, {}, lambda found=found: found), {"loss": 0.0}, {}, False), {})
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("collapse at step") == 1
     assert "collapse at step 5: feature_spread is 0" in said

@@ -37,6 +37,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "time"} for row in found]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(whole: Path, tmp_path: Path) -> None:
     for steps in (3, 5, None):
         train_vae(recipe(), tmp_path / "parts", steps, QUIET)

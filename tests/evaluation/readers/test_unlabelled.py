@@ -137,6 +137,7 @@ def test_the_same_seed_measures_the_same_and_leaves_no_clips_behind(folder, hast
     assert not list(tmp_path.glob("clips-*"))
 
 
+@pytest.mark.slow
 def test_what_changes_one_way_is_seen_by_who_sees_frames_in_order(brightening):
     """Brightening is read from frames in order; frames added up tell no arrow, though they tell the order of clips."""
 
