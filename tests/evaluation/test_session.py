@@ -160,6 +160,18 @@ def test_broken_files_are_named_and_left_out(
     assert reading.result.top1 == figures["top1"]
 
 
+def test_files_that_were_broken_when_features_were_stored_are_still_named(
+    make, kinetics: Path, tmp_path: Path, encoder: FrozenEncoder
+):
+    root = shutil.copytree(kinetics, tmp_path / "kinetics")
+    broken = sorted((root / "val").glob("*.mp4"))[2]
+    broken.write_bytes(b"nothing")
+    keeping = ("features=cached", "keep_features=true", "baselines=[]", "epochs=1")
+    first, again = (measure_encoder(make(*keeping, root=root), encoder).figures for _ in range(2))
+    assert first == again
+    assert list(again["broken_files"]["test"]) == [str(broken)]
+
+
 def test_nothing_that_can_be_read_is_said(
     make, kinetics: Path, tmp_path: Path, encoder: FrozenEncoder, unchecked: None
 ):
