@@ -89,11 +89,14 @@ def probe_run(request: ProbeRequest, console: Console) -> dict[str, Any]:
         world.same("their figures", repr(figures["top1"]))
         found = {**_own(encoder), **figures, "command": ["nextvid", *sys.argv[1:]]}
         if world.first:
+            session.folder.mkdir(parents=True, exist_ok=True)
             if readings:
                 _write(session, readings[0])
                 found["page"] = str(pages[0](found))
                 session.say(f"page: {found['page']}")
-            _keep(request.encoder, encoder, session.folder, found)
+                _keep(request.encoder, encoder, session.folder, found)
+            else:
+                replace_json(session.folder / "scored-again.json", found)
     return found
 
 
@@ -141,9 +144,15 @@ def announcement(session: Session, encoder: FrozenEncoder) -> str:
 
 
 def _score_again(session: Session, encoder: FrozenEncoder, file: Path) -> dict[str, Any]:
-    """A kept probe's scores on the test split."""
+    """A kept probe's scores on the test split. Raises ``UserError`` where it was trained on clips of another form."""
     fitted, about = load_probe(file, encoder, session.classes)
-    session.recipe = changed(session.recipe, layers=about["layers"], baselines=[], readers=[])
+    recipe = session.recipe = changed(session.recipe, layers=about["layers"], baselines=[], readers=[])
+    trained, here = (
+        {**kept, "segments": n} for kept, n in ((about["clip"], about["segments"]), (_clip(session), recipe.segments))
+    )
+    if trained != here:
+        wanted = " ".join(f"{name}={value:g}" for name, value in trained.items())
+        raise UserError(f"{file} was trained on clips of another form: ask for {wanted}")
     test = session.fresh(encoder, "test")
     places, probabilities = fitted.probabilities(test, f"testing {session.task}", world=session.world)
     truth = test.labels[session.task][places]
@@ -152,6 +161,10 @@ def _score_again(session: Session, encoder: FrozenEncoder, file: Path) -> dict[s
     broken = {split: len(files) for split, files in session.broken().items()}
     figures = {**figures_of(session, reading), "train_clips": about["train_clips"]}
     return {**figures, "baselines": {}, "broken": broken, "probe": str(file)}
+
+
+def _clip(session: Session) -> dict[str, Any]:
+    return {"frames": session.spec.frames, "fps": session.spec.fps, "size": session.spec.size}
 
 
 def _write(session: Session, reading: Reading) -> None:
@@ -163,7 +176,8 @@ def _write(session: Session, reading: Reading) -> None:
         "classes": list(session.classes),
         "layers": reading.layers,
         "train_clips": reading.result.train_clips,
-        "clip": {"frames": session.spec.frames, "fps": session.spec.fps, "size": session.spec.size},
+        "clip": _clip(session),
+        "segments": session.recipe.segments,
     }
     save_probe(session.folder / "probe.safetensors", reading.fitted, reading.encoder, about)
     best = reading.probabilities.topk(min(5, reading.probabilities.shape[1]), dim=-1)
@@ -187,7 +201,6 @@ def _write(session: Session, reading: Reading) -> None:
 
 
 def _keep(run: str, encoder: FrozenEncoder, folder: Path, found: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     replace_json(folder / "probe.json", found)
     if isinstance(encoder, OwnEncoder):
         keep_probe(run, encoder.loaded, found)

@@ -83,8 +83,6 @@ def write_store(
                 if stop():
                     break
                 _write_shard(supply, _file(folder, number), shards[number], copies, kind)
-                if supply.reader.broken:
-                    replace_json(folder / f"{number:06d}{BROKEN}", supply.reader.broken)
         if world.most([int(stop())])[0]:
             raise Stopped("stopped while features were stored")
         if world.first and not (folder / "store.json").is_file():
@@ -121,6 +119,8 @@ def _write_shard(supply: FreshTokens, file: Path, samples: Int64[Tensor, " sampl
         if writer is None:
             writer = _Writer(sink, torch.zeros(1, 1, supply.width), kind)
         writer.close()
+        if supply.reader.broken:  # before the shard itself is there: a shard without its note would hide what it lacks
+            replace_json(file.with_name(file.stem + BROKEN), supply.reader.broken)
 
 
 class _Writer:

@@ -137,11 +137,13 @@ def test_a_kept_probe_scores_the_same_again(
     second = json.loads(capsys.readouterr().out)
     for key in ("top1", "ci95", "top5", "mean_class", "per_class", "test_clips", "best_lr", "train_clips"):
         assert second[key] == first[key], key
-    assert {file.name for file in Path("again").iterdir()} == {"probe.json"}
+    assert {file.name for file in Path("again").iterdir()} == {"scored-again.json"}
     assert nextvid("probe", "nextvid-tiny", *several, *where, *again) == 2
     assert "was trained on the features of run" in capsys.readouterr().err
     assert nextvid("probe", run_folder, *several, "--benchmark", f"ssv2:{tree('ssv2')}", *again) == 2
     assert "tells other classes apart" in capsys.readouterr().err
+    assert nextvid("probe", run_folder, *QUICK, "segments=1", *where, *again) == 2
+    assert "was trained on clips of another form" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_broken_test_video_is_named_and_left_out(
