@@ -103,6 +103,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert_equal_runs(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_it_finishes_equal(whole: Path, tmp_path: Path) -> None:
     recipe, out = tmp_path / "nano.yaml", tmp_path / "run"
     recipe.write_text(save_recipe(nano_recipe()))
