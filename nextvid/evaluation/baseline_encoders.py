@@ -22,13 +22,14 @@ class BaselineEncoder(FrozenEncoder):
     kind = "baseline"
     layers = 1
 
-    def __init__(self, name: str, encode: Encode, spec: ClipSpec) -> None:
+    def __init__(self, name: str, encode: Encode, spec: ClipSpec, about: object = None) -> None:
+        """``about``: what else tells it from another of its name."""
         super().__init__()
         self.name, self.clip, self.size = name, spec, spec.size
         self._encode = encode
         with torch.inference_mode():
             self.width = encode(torch.zeros(1, spec.frames, 3, spec.size, spec.size, dtype=torch.uint8)).shape[-1]
-        self.digest = digest_of(name, repr(spec))
+        self.digest = digest_of(name, repr(spec), repr(about))
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -54,9 +55,9 @@ def baseline_encoders(encoder: FrozenEncoder, spec: ClipSpec, wanted: Sequence[s
     made: list[FrozenEncoder] = []
     for name in wanted:
         if name == "middle_frame":
-            made.append(BaselineEncoder(name, baselines.middle_frame(patch), spec))
+            made.append(BaselineEncoder(name, baselines.middle_frame(patch), spec, patch))
         elif name == "pixels":
-            made.append(BaselineEncoder(name, baselines.pixels(patch, tubelet, positions=True), spec))
+            made.append(BaselineEncoder(name, baselines.pixels(patch, tubelet, positions=True), spec, (patch, tubelet)))
         elif name == "optical_flow" and spec.size >= baselines.SMALLEST_FLOW_SIDE:
             made.append(BaselineEncoder(name, baselines.optical_flow(), spec))
         elif name == "random_init":

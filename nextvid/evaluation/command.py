@@ -73,13 +73,14 @@ def probe_run(request: ProbeRequest, console: Console) -> dict[str, Any]:
             world,
             lambda: bool(signals),
         )
+        session.check()
         session.say(announcement(session, encoder))
-        readings: list[Reading] = []
         pages: list[Any] = []
 
         def look(reading: Reading) -> None:
-            readings.append(reading)
             if world.first:
+                session.folder.mkdir(parents=True, exist_ok=True)
+                _write(session, reading)
                 pages.append(page_of(session, reading))
 
         if request.probe is not None:
@@ -90,13 +91,13 @@ def probe_run(request: ProbeRequest, console: Console) -> dict[str, Any]:
         found = {**_own(encoder), **figures, "command": ["nextvid", *sys.argv[1:]]}
         if world.first:
             session.folder.mkdir(parents=True, exist_ok=True)
-            if readings:
-                _write(session, readings[0])
+            if request.probe is None:
                 found["page"] = str(pages[0](found))
                 session.say(f"page: {found['page']}")
                 _keep(request.encoder, encoder, session.folder, found)
             else:
                 replace_json(session.folder / "scored-again.json", found)
+        session.clear()
     return found
 
 
@@ -111,11 +112,13 @@ def folder_of(request: ProbeRequest, encoder: FrozenEncoder) -> Path:
 def home_of(where: str, encoder: FrozenEncoder) -> Path:
     """Where all that is measured of an encoder goes: ``probes`` in a run's folder, or ``probes/<name>`` here."""
     run = Path(where)
-    return run / "probes" if run.is_dir() and isinstance(encoder, OwnEncoder) else Path("probes") / _slug(encoder.name)
+    return run / "probes" if run.is_dir() and isinstance(encoder, OwnEncoder) else Path("probes") / _slug(encoder)
 
 
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.") or "encoder"
+def _slug(encoder: FrozenEncoder) -> str:
+    """A name for a folder; those that are not ours may be called alike, and get some of what tells them apart."""
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in encoder.name).strip("-.")
+    return name if isinstance(encoder, OwnEncoder) else f"{name or 'encoder'}-{encoder.digest[:8]}"
 
 
 def _weights(encoder: FrozenEncoder) -> str:
@@ -147,9 +150,9 @@ def _score_again(session: Session, encoder: FrozenEncoder, file: Path) -> dict[s
     """A kept probe's scores on the test split. Raises ``UserError`` where it was trained on clips of another form."""
     fitted, about = load_probe(file, encoder, session.classes)
     recipe = session.recipe = changed(session.recipe, layers=about["layers"], baselines=[], readers=[])
-    trained, here = (
-        {**kept, "segments": n} for kept, n in ((about["clip"], about["segments"]), (_clip(session), recipe.segments))
-    )
+    fitted.probe.to(session.device)
+    trained = {**about["clip"], "segments": about["segments"], "crop_share": about["crop_share"]}
+    here = {**_clip(session), "segments": recipe.segments, "crop_share": recipe.crop_share}
     if trained != here:
         wanted = " ".join(f"{name}={value:g}" for name, value in trained.items())
         raise UserError(f"{file} was trained on clips of another form: ask for {wanted}")
@@ -160,6 +163,7 @@ def _score_again(session: Session, encoder: FrozenEncoder, file: Path) -> dict[s
     reading = Reading(encoder, about["layers"], fitted, result, places, places, truth, probabilities, test, test)
     broken = {split: len(files) for split, files in session.broken().items()}
     figures = {**figures_of(session, reading), "train_clips": about["train_clips"]}
+    figures["protocol"] |= about["settings"]
     return {**figures, "baselines": {}, "broken": broken, "probe": str(file)}
 
 
@@ -178,6 +182,8 @@ def _write(session: Session, reading: Reading) -> None:
         "train_clips": reading.result.train_clips,
         "clip": _clip(session),
         "segments": session.recipe.segments,
+        "crop_share": session.recipe.crop_share,
+        "settings": session.recipe.settings(),
     }
     save_probe(session.folder / "probe.safetensors", reading.fitted, reading.encoder, about)
     best = reading.probabilities.topk(min(5, reading.probabilities.shape[1]), dim=-1)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from nextvid.errors import UserError
 from nextvid.evaluation.attentive import AttentiveProbe
 from nextvid.evaluation.features import Features, Rows, Standardise, Supply
 from nextvid.evaluation.grid import GridAdamW, ProbeGrid
@@ -80,7 +81,7 @@ class Fit:
         self, rows: Rows, tokens: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
         if self.in_memory:
-            return self.in_memory.prepared(self._prepare, self.device)[rows].float()
+            return self.in_memory.prepared(self._prepare)[rows].to(self.device).float()
         return self._prepare(tokens)
 
     def _prepare(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
@@ -104,7 +105,11 @@ class Fit:
         parts = self.world.gather((self.correct, self.loss, self.judged))
         correct = torch.stack([part[0] for part in parts]).sum(0).tolist()
         loss = torch.stack([part[1] for part in parts]).sum(0).tolist()
-        judged = max(1, sum(part[2] for part in parts))
+        judged = sum(part[2] for part in parts)
+        if not judged:
+            raise UserError(
+                "not one held-out clip could be read, so that no probe can be chosen: see which files are broken"
+            )
         table = [
             GridMember(
                 lr=lr,
@@ -136,13 +141,11 @@ class _InMemory:
         self._made: Tensor | None = None
 
     @torch.no_grad()
-    def prepared(
-        self, prepare: Callable[[Tensor], Tensor], device: torch.device
-    ) -> Float[Tensor, "rows tokens channels"]:
+    def prepared(self, prepare: Callable[[Tensor], Tensor]) -> Float[Tensor, "rows tokens channels"]:
         """As ``prepare`` leaves them."""
         if self._made is None:
             tokens = self._train.tokens
-            self._made = torch.empty(tokens.shape, dtype=self._dtype, device=device)
+            self._made = torch.empty(tokens.shape, dtype=self._dtype)
             for target, part in zip(self._made.split(SCORING_ROWS), tokens.split(SCORING_ROWS), strict=True):
                 target.copy_(prepare(part))
         return self._made

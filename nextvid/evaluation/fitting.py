@@ -158,6 +158,7 @@ def fit_probes(
     task: str,
     config: ProbeConfig,
     *,
+    held: Sequence[Supply] | None = None,
     groups: Groups | None = None,
     progress: bool = True,
     device: torch.device | str = "cpu",
@@ -165,7 +166,10 @@ def fit_probes(
     keeper: Keeper | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[FittedProbe]:
-    """:func:`fit_probe` of several encoders over the same clips, step by step: what is fresh is read once for all of them."""
+    """:func:`fit_probe` of several encoders over the same clips, step by step: what is fresh is read once for all of them.
+
+    ``held``: by the same rows, what held-out clips are read from, where ``trains`` are augmented.
+    """
     names = _names(trains[0], task)
     if trains[0].views != 1:
         raise UserError(f"a probe learns from one view a sample, and the train split has {trains[0].views}")
@@ -176,7 +180,7 @@ def fit_probes(
         [Fit(train, task, len(names), config, kind, torch.device(device), world) for kind in kinds] for train in trains
     ]
     show = progress and world.first
-    kept = keeper.restore() if keeper else None
+    kept = _restored(keeper, world)
     if kept:
         for name, fit in _named(fits):
             fit.restore(name, kept[1])
@@ -184,8 +188,20 @@ def fit_probes(
         for same, found in zip(fits, statistics(trains, learn, world, show), strict=True):
             same[0].standardise = found
     _learn(trains, fits, learn, kept[0] if kept else 0, keeper, stop, show)
-    _judge(trains, fits, held_out, show)
+    _judge(held or trains, fits, held_out, show)
     return [_chosen(same, held_out) for same in fits]
+
+
+def _restored(keeper: Keeper | None, world: World) -> tuple[int, State] | None:
+    """What was kept. Raises ``UserError`` where not all processes find the same."""
+    with world.together():
+        kept = keeper.restore() if keeper else None
+    steps = world.gather(kept[0] if kept else None)
+    if any(step != steps[0] for step in steps):
+        raise UserError(
+            f"the processes do not find one fit to go on with (steps {steps}): give an --out that all of them share"
+        )
+    return kept
 
 
 def _named(fits: list[list[Fit]]) -> list[tuple[str, Fit]]:
@@ -215,7 +231,7 @@ def _learn(
         for same, (rows, tokens) in zip(fits, found, strict=True):
             for fit in same:
                 fit.step(rows, tokens, whole, 0.5 + 0.5 * math.cos(math.pi * step / len(batches)))
-        if step % STOP_EVERY == 0 and world.most([int(stop())])[0]:
+        if (world.ranks == 1 or step % STOP_EVERY == 0) and world.most([int(stop())])[0]:
             if keeper:
                 keeper.keep(step + 1, state, now=True)
             raise Stopped(f"stopped at step {step + 1} of {len(batches)} of a probe")
@@ -237,6 +253,8 @@ def _judge(trains: Sequence[Supply], fits: list[list[Fit]], held_out: Rows, show
 def _chosen(same: list[Fit], held_out: Rows) -> FittedProbe:
     fitted = {fit.standardised: fit.chosen(len(held_out)) for fit in same}
     best = max(fitted.values(), key=lambda probe: rank(probe.best))
+    if best.best.held_out_loss is None:
+        raise UserError("every probe of the grid has diverged: lower lrs (features that are no numbers do the same)")
     if len(fitted) == 1:
         return best
     effect = {_word(standardised): probe.best.held_out_top1 for standardised, probe in fitted.items()}

@@ -1,5 +1,6 @@
 """``nextvid probe RUN --on FOLDER``: what needs no labels, beside the same of what has learnt nothing."""
 
+import os
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,25 @@ from nextvid.evaluation.unlabelled import measure_footage, table_of
 from nextvid.files import replace_json
 from nextvid.training.device import device_of
 
+UNREAD = (
+    "layers",
+    "segments",
+    "views",
+    "crop_share",
+    "augmentation",
+    "copies",
+    "features",
+    "readers",
+    "workers",
+    "timeout",
+    "encode_batch",
+    "train_clips",
+    "test_clips",
+    "cached_as",
+    "disk_share",
+    "keep_features",
+)
+"""Settings that are about a benchmark's clips."""
 BASELINES = ("middle_frame", "pixels", "optical_flow", "random_init")
 
 
@@ -25,7 +45,12 @@ def probe_footage(request: ProbeRequest, source: str, console: Console) -> dict[
         raise UserError(
             "--level, --task, --train-clips, --test-clips and --probe are about a benchmark's labels: with --on leave them out"
         )
-    recipe = load_protocol(request.recipe, "", list(request.overrides))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--on runs in one process: start it without torchrun")
+    recipe, usual = load_protocol(request.recipe, "", list(request.overrides)), load_protocol(None, "", [])
+    unread = [name for name in UNREAD if getattr(recipe, name) != getattr(usual, name)]
+    if unread:
+        raise UserError(f"{unread[0]} says nothing of --on, which reads the last layer of whole clips: leave it out")
     recipe = changed(recipe, standardise=request.standardise)
     encoder = request.open()
     spec = recipe.spec_for(encoder)

@@ -91,7 +91,12 @@ class FreshTokens:
             parts = [self.encoder.encode(part.to(self.device), self.layers) for part in flat.split(self.encode_batch)]
         layers = [torch.cat(layer).float().flatten(1, 2) for layer in zip(*parts, strict=True)]
         joined = [layer.unflatten(0, (kept * views, segments)).flatten(1, 2) for layer in layers]
-        return torch.cat(joined, dim=1)
+        tokens = torch.cat(joined, dim=1)
+        if not tokens.isfinite().all():
+            raise UserError(
+                f"{self.encoder.name} gives features that are no numbers: look at the encoder, or at its precision"
+            )
+        return tokens
 
 
 def _joined(parts: list[tuple[Rows, RowTokens]]) -> tuple[Rows, RowTokens]:

@@ -52,7 +52,7 @@ def leaderboard_of(names: Sequence[str], request: ProbeRequest, out: Path, conso
         for number, (name, encoder, spec) in enumerate(zip(told_apart(encoders), encoders, specs, strict=True)):
             if spec not in sessions:
                 folder = out.parent / f".{out.stem}-at-work"
-                sessions = {spec: _session(request, recipe, spec, folder, console, world, signals)}
+                sessions[spec] = _session(request, recipe, spec, folder, console, world, signals)
             session = sessions[spec]
             session.recipe = recipe if number == 0 else changed(recipe, baselines=_of_its_own(recipe))
             session.say(announcement(session, encoder))
@@ -76,6 +76,9 @@ def leaderboard_of(names: Sequence[str], request: ProbeRequest, out: Path, conso
             out.parent.mkdir(parents=True, exist_ok=True)
             replace_json(out.with_suffix(".json"), found)
             write_leaderboard(out, found)
+        for session in sessions.values():
+            session.clear()
+        if world.first:
             _tidy(out.parent / f".{out.stem}-at-work")
     return found
 

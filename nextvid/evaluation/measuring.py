@@ -75,7 +75,6 @@ def measure_encoder(
         "broken_files": {split: dict(list(files.items())[:20]) for split, files in broken.items()},
         "remarks": remarks(session, encoder, found.figures, wanted, broken),
     }
-    session.clear()
     return found
 
 

@@ -26,6 +26,7 @@ Places = Int64[Tensor, " some"]
 
 def page_of(session: Session, reading: Reading) -> Callable[[dict[str, Any]], Path]:
     """Gather the page's pictures now; what it gives writes ``probe.html`` from the figures, once they are complete."""
+    scores = reading.result.scores
     seen: Look | None = None
     try:
         seen = _look(session, reading)
@@ -34,7 +35,7 @@ def page_of(session: Session, reading: Reading) -> Callable[[dict[str, Any]], Pa
 
     def write(found: dict[str, Any]) -> Path:
         session.folder.mkdir(parents=True, exist_ok=True)
-        return write_probe_page(session.folder / "probe.html", found, reading.result.scores, session.classes, seen)
+        return write_probe_page(session.folder / "probe.html", found, scores, session.classes, seen)
 
     return write
 

@@ -1,6 +1,6 @@
 """Probes of a frozen encoder: a grid of them learns from one part of train, the best on the other part meets test, once."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,12 +15,15 @@ from nextvid.training.distributed import World
 
 SCORING_ROWS = 64
 
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 class ProbeConfig(Strict):
     """How a probe is trained and chosen. Every pair of ``lrs`` x ``weight_decays`` is one member of the grid."""
 
-    lrs: tuple[float, ...] = Field(default=(1e-2, 3e-3, 1e-3, 3e-4), min_length=1)
-    weight_decays: tuple[float, ...] = Field(default=(0.1,), min_length=1)
+    lrs: tuple[Rate, ...] = Field(default=(1e-2, 3e-3, 1e-3, 3e-4), min_length=1)
+    weight_decays: tuple[Decay, ...] = Field(default=(0.1,), min_length=1)
     epochs: int = Field(default=20, ge=1)
     batch: int = Field(default=64, ge=1)
     depth: int = Field(default=1, ge=1)

@@ -54,6 +54,13 @@ class AugmentationConfig(Strict):
     """No mirror images by default: many classes of motion have a side."""
     erase: Fraction = 0.25
 
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> "AugmentationConfig":
+        for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_aspect", self.crop_aspect)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} is from {low:g} to {high:g}: give two numbers above 0, the smaller one first")
+        return self
+
     def drawn(self) -> ViewAugmentation:
         """As the readers of clips take it."""
         return ViewAugmentation(self.crop_scale, self.crop_aspect, self.flip, self.erase)
@@ -75,7 +82,7 @@ class EvalRecipe(ProbeConfig):
     views: Positive = 1
     crop_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The side of a view's square as a share of the picture's shorter side."""
-    layers: Positive | tuple[int, ...] = 1
+    layers: Positive | Annotated[tuple[int, ...], Field(min_length=1)] = 1
     features: Literal["auto", "memory", "cached", "fresh"] = "auto"
     """``fresh``: clips are read, augmented and encoded in every epoch. ``cached``: encoded once, into Arrow files; ``memory``:
     into memory. ``auto``: memory where all fit a quarter of what is free and nothing is augmented, else cached where they fit

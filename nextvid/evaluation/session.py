@@ -1,5 +1,6 @@
 """One benchmark and one protocol, by which any number of encoders are read: clips, tokens, fits and test scores."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -27,13 +28,17 @@ from nextvid.evaluation.fresh import FreshTokens, in_memory, labels_of
 from nextvid.evaluation.kept import KeptFit
 from nextvid.evaluation.probe import FittedProbe, ProbeResult
 from nextvid.evaluation.protocol import EvalRecipe
-from nextvid.evaluation.store import StoredTokens, broken_in, check_room, write_store
+from nextvid.evaluation.store import StoredTokens, broken_in, check_room, room_in, write_store
+from nextvid.files import read_json, replace_json
 from nextvid.limits import memory_limit, memory_of_machine
 from nextvid.training.device import device_of
 from nextvid.training.distributed import World
 
 MEMORY_SHARE = 0.25
 """Clips, and the tokens of an encoder, may each take so much of the free memory."""
+
+HELD_OUT = "held out"
+KINDS = "features.json"
 
 Stop = Callable[[], bool]
 
@@ -92,6 +97,8 @@ class Session:
     """Make clips that are made up once, where they fit the memory; or make them whenever they are asked for."""
     _readers: dict[str, Reader] = field(default_factory=dict)
     _kinds: dict[str, str] = field(default_factory=dict)
+    _claimed: dict[str, int] = field(default_factory=dict)
+    _kept: set[Path] = field(default_factory=set)
 
     @cached_property
     def clips(self) -> dict[str, LabelledClips]:
@@ -131,7 +138,10 @@ class Session:
     def broken(self) -> dict[str, dict[str, str]]:
         """Files of each split that no process could read, and why."""
         parts = self.world.gather({split: reader.broken for split, reader in self._readers.items()})
-        return {split: {k: v for part in parts for k, v in part.get(split, {}).items()} for split in ("train", "test")}
+        found: dict[str, dict[str, str]] = {"train": {}, "test": {}}
+        for split, files in (item for part in parts for item in part.items()):
+            found[_split_of(split)] |= files
+        return found
 
     def check(self) -> None:
         """Raise ``UserError`` where no probe can be trained, before anything is read."""
@@ -148,26 +158,50 @@ class Session:
         Fresh clips are read once for all encoders. Raises ``UserError``, and ``Stopped`` where a signal came: all is kept.
         """
         fresh = [encoder for encoder in encoders if self.kind_of_features(encoder) == "fresh"]
+        if self.world.first and self._kinds:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_json(self.folder / KINDS, {**read_json(self.folder / KINDS), **self._kinds})
+        self._check_room([encoder for encoder in encoders if self.kind_of_features(encoder) == "cached"])
         if fresh:
             trains: list[Supply] = [self.fresh(encoder, "train") for encoder in fresh]
             for encoder, train, fitted in zip(fresh, trains, self._fit(fresh, trains), strict=True):
                 then(self._test(encoder, train, self.fresh(encoder, "test"), fitted))
         for encoder in encoders:
             if encoder not in fresh:
-                train = self.supply(encoder, "train")
-                (fitted,) = self._fit([encoder], [train])
-                then(self._test(encoder, train, self.supply(encoder, "test"), fitted))
+                then(self._read_one(encoder))
+
+    def _read_one(self, encoder: FrozenEncoder) -> Reading:
+        train = self.supply(encoder, "train")
+        (fitted,) = self._fit([encoder], [train])
+        return self._test(encoder, train, self.supply(encoder, "test"), fitted)
+
+    def _check_room(self, encoders: Sequence[FrozenEncoder]) -> None:
+        """Say how much the features of ``encoders`` take on disk. Raises ``UserError`` where it is too much."""
+        if encoders:
+            wanted = sum(self._bytes(encoder, split) for encoder in encoders for split in self.clips)
+            names = ", ".join(encoder.name for encoder in encoders)
+            with self.world.together():
+                said = check_room(self._features, wanted, self.recipe.disk_share, f"features of {names}")
+            self.say(said)
+
+    @property
+    def _features(self) -> Path:
+        return self.folder / "features"
 
     def _fit(self, encoders: Sequence[FrozenEncoder], trains: Sequence[Supply]) -> list[FittedProbe]:
-        keeper = KeptFit(self.folder / f"fit-{self._fingerprint('fit', *encoders)}.safetensors", self.world)
+        """Held-out clips are read as test clips are, without augmentation, from one view."""
+        file = self.folder / f"fit-{self._fingerprint('fit', *encoders)}.safetensors"
+        self._kept.add(file)
+        plain = [self.fresh(encoder, HELD_OUT) for encoder in encoders] if self.recipe.augmentation else None
         return fit_probes(
             trains,
             self.task,
             self.recipe,
+            held=plain,
             progress=self.progress,
             device=self.device,
             world=self.world,
-            keeper=keeper,
+            keeper=KeptFit(file, self.world),
             stop=self.stop,
         )
 
@@ -184,37 +218,34 @@ class Session:
         return [0] if encoder.kind == "baseline" and encoder.layers == 1 else self.recipe.layers_of(encoder)
 
     def views(self, split: str) -> Views:
-        """What a video of a split gives."""
+        """What a video of a split gives; of ``HELD_OUT``, which is train without augmentation, one view."""
+        if split == HELD_OUT:
+            return Views(self.recipe.segments, 1, self.recipe.crop_share)
         return self.recipe.views_of_train() if split == "train" else self.recipe.views_of_test()
 
     def reader(self, split: str) -> Reader:
         """Who reads the clips of a split: those that are made up and fit are made once, and stay in memory."""
         if split not in self._readers:
-            clips, views = self.clips[split], self.views(split)
+            clips, views, recipe = self.clips[_split_of(split)], self.views(split), self.recipe
             size = len(clips) * self.spec.frames * 3 * self.spec.size**2
             made_up = not isinstance(clips, Videos)
-            if (
-                made_up
-                and views.augmentation is None
-                and self.world.ranks == 1
-                and size <= MEMORY_SHARE * free_memory()
-            ):
+            keep = self.keep_clips and made_up and views.augmentation is None and self.world.ranks == 1
+            if keep and size <= MEMORY_SHARE * free_memory():
                 self._readers[split] = RenderedReader(render(clips, self.spec, progress=self.progress).frames)
             else:
-                workers = self.recipe.workers_for(made_up)
-                recipe = self.recipe
+                workers = recipe.workers_for(made_up)
                 self._readers[split] = ViewReader(clips, self.spec, views, workers, recipe.timeout, recipe.seed)
         return self._readers[split]
 
     def fresh(self, encoder: FrozenEncoder, split: str) -> FreshTokens:
         """An encoder's tokens of a split, encoded whenever they are asked for."""
-        views = self.views(split)
+        views, name = self.views(split), _split_of(split)
         return FreshTokens(
             encoder.to(self.device).eval(),
             self.layers(encoder),
             self.reader(split),
-            dict(self.clips[split].tasks),
-            self.labels[split],
+            dict(self.clips[name].tasks),
+            self.labels[name],
             views.rows,
             views.segments,
             self.recipe.encode_batch,
@@ -230,12 +261,8 @@ class Session:
             return in_memory(fresh, title, self.progress)
         recipe = self.recipe
         copies = recipe.copies if split == "train" else 1
-        folder = self.folder / "features" / self._fingerprint(split, encoder)
-        if not (folder / "store.json").is_file():
-            wanted = self._bytes(encoder, split)
-            with self.world.together():
-                said = check_room(folder, wanted, recipe.disk_share, f"features of {encoder.name}, {split}")
-            self.say(said)
+        folder = self._features / self._fingerprint(split, encoder)
+        self._kept.add(folder)
         store = write_store(
             fresh, folder, title, copies, recipe.cached_as, world=self.world, progress=self.progress, stop=self.stop
         )
@@ -243,21 +270,27 @@ class Session:
         return store
 
     def kind_of_features(self, encoder: FrozenEncoder) -> str:
-        """``memory``, ``cached`` or ``fresh``: as the recipe says, or as there is room; the same for all processes."""
+        """``memory``, ``cached`` or ``fresh``: as the recipe says, or as there is room; the same for all processes.
+
+        What was chosen is kept in the folder, so that the same command goes on with the same.
+        """
         if self.recipe.features != "auto":
             return self.recipe.features
-        if encoder.digest not in self._kinds:
-            size = sum(4 * self._values(encoder, split) for split in self.clips)
-            alone = self.world.ranks == 1 and self.recipe.copies == 1 and self.recipe.augmentation is None
-            if alone and size <= MEMORY_SHARE * free_memory():
-                kind = "memory"
-            else:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                free = shutil.disk_usage(self.folder).free
-                fits = sum(self._bytes(encoder, split) for split in self.clips) <= self.recipe.disk_share * free
-                kind = "cached" if fits else "fresh"
-            self._kinds[encoder.digest] = self.world.gather(kind)[0]
-        return self._kinds[encoder.digest]
+        key = self._fingerprint("kind", encoder)
+        if key not in self._kinds:
+            told = read_json(self.folder / KINDS) if self.world.first else {}
+            self._kinds[key] = self.world.gather(told.get(key) or self._choose(encoder))[0]
+        if self._kinds[key] == "cached":
+            self._claimed[key] = sum(self._bytes(encoder, split) for split in self.clips)
+        return self._kinds[key]
+
+    def _choose(self, encoder: FrozenEncoder) -> str:
+        size = sum(4 * self._values(encoder, split) for split in self.clips)
+        alone = self.world.ranks == 1 and self.recipe.copies == 1 and self.recipe.augmentation is None
+        if alone and size <= MEMORY_SHARE * free_memory():
+            return "memory"
+        wanted = sum(self._bytes(encoder, split) for split in self.clips) + sum(self._claimed.values())
+        return "cached" if wanted <= self.recipe.disk_share * room_in(self._features) else "fresh"
 
     def _bytes(self, encoder: FrozenEncoder, split: str) -> int:
         """What an encoder's features of a split take on disk."""
@@ -277,12 +310,17 @@ class Session:
 
     def clear(self) -> None:
         """All is measured: remove what the fits were kept in, and stored features unless the recipe would keep them."""
-        if not self.world.first:
-            return
-        for file in self.folder.glob("fit-*.safetensors"):
-            file.unlink()
-        if not self.recipe.keep_features:
-            shutil.rmtree(self.folder / "features", ignore_errors=True)
+        for path in self._kept if self.world.first else ():
+            if path.is_dir() and not self.recipe.keep_features:
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file():
+                path.unlink()
+        if self.world.first:
+            (self.folder / KINDS).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._features.rmdir()
+        self._readers = {}
+        self.world.gather(None)
 
     def say(self, sentence: str) -> None:
         """Print a line, once for all processes."""
@@ -309,6 +347,10 @@ class Session:
         names = "".join(name_of(clips, index) for index in range(len(clips)))
         content = b"".join(name.encode() + column.numpy().tobytes() for name, column in labels)
         return hashlib.sha256(content + names.encode()).hexdigest()
+
+
+def _split_of(name: str) -> str:
+    return "train" if name == HELD_OUT else name
 
 
 _OF_THE_FIT = set(EvalRecipe.model_fields) - {

@@ -35,9 +35,11 @@ SHARD_BYTES = 2**28
 
 
 def check_room(folder: Path, wanted: int, share: float, what: str) -> str:
-    """A sentence with the size of a cache. Raises ``UserError`` where it is more than ``share`` of the free disk."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    """A sentence with the size of a cache. Raises ``UserError`` where it is more than ``share`` of the disk that is free for it.
+
+    What lies in ``folder`` already is part of the cache, and counts as free.
+    """
+    free = room_in(folder)
     sentence = f"{what}: {_size(wanted)} in {folder}, {wanted / max(1, free):.0%} of the {_size(free)} that are free"
     if wanted > share * free:
         raise UserError(
@@ -45,6 +47,12 @@ def check_room(folder: Path, wanted: int, share: float, what: str) -> str:
             "encode in every epoch with features=fresh"
         )
     return sentence
+
+
+def room_in(folder: Path) -> int:
+    """Free bytes of the disk that ``folder`` is on, with those of the shards that lie there already."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(there).free + sum(file.stat().st_size for file in folder.rglob("*.arrow"))
 
 
 def _size(count: int | float) -> str:
@@ -76,8 +84,11 @@ def write_store(
     with saying_where_disks_fail(folder):
         with world.together():
             samples = _samples_a_shard(supply, copies)
-            shards = list(torch.arange(len(supply)).split(samples))
-            missing = [number for number in range(len(shards)) if not _file(folder, number).is_file()]
+        shards = list(torch.arange(len(supply)).split(samples))
+        # What the first process sees before any writes: each looking for itself would see what faster ones have done since.
+        todo = world.gather([number for number in range(len(shards)) if not _file(folder, number).is_file()])[0]
+        with world.together():
+            missing = todo
             mine = missing[world.rank :: world.ranks]
             for number in track(mine, len(mine), f"{title}, shards", progress and world.first):
                 if stop():

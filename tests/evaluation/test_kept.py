@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import nextvid.evaluation.kept as kept_module
 from nextvid.errors import Stopped, UserError
 from nextvid.evaluation.features import Features, Supply
-from nextvid.evaluation.fitting import STOP_EVERY, fit_probe, fit_probes
+from nextvid.evaluation.fitting import fit_probe, fit_probes
 from nextvid.evaluation.fresh import in_memory
 from nextvid.evaluation.kept import KeptFit, load_probe, save_probe
 from nextvid.evaluation.probe import FittedProbe, ProbeConfig
@@ -46,9 +46,9 @@ def test_a_fit_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path, make_problem,
     problem, config = make_problem(160, 1), QUICK.model_copy(update=change)
     whole = fit_probe(problem, "kind", config, progress=False)
     keeper = KeptFit(tmp_path / "here" / "fit.safetensors", World())
-    for step in (1, STOP_EVERY + 1):
+    for step, calls in ((1, 0), (12, 10)):
         with pytest.raises(Stopped, match=rf"stopped at step {step} of {config.epochs * 8} of a probe"):
-            fit_probe(problem, "kind", config, progress=False, keeper=keeper, stop=lambda: True)
+            fit_probe(problem, "kind", config, progress=False, keeper=keeper, stop=after(calls))
         restored = keeper.restore()
         assert restored is not None
         assert restored[0] == step

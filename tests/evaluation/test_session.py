@@ -127,7 +127,7 @@ def test_a_disk_without_room_is_said_before_anything_is_read(
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
     files = counted(monkeypatch)
-    with pytest.raises(UserError, match=r"features of run, train: .* more than disk_share=0\.5 of it: make room"):
+    with pytest.raises(UserError, match=r"features of run: .* more than disk_share=0\.5 of it: make room"):
         read(make("features=cached"), encoder)
     assert not files
 
@@ -208,6 +208,7 @@ def test_what_is_stopped_goes_on_and_comes_to_the_same(
             assert any(session.folder.iterdir())
     assert stops >= 2
     assert figures == whole
+    session.clear()
     assert not list(session.folder.glob("fit-*")) + list(session.folder.glob("features"))
     if kind == "cached":
         assert max(files.count(file) for file in set(files)) <= 3 * (1 + stops)

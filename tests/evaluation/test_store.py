@@ -173,7 +173,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, small_shards: None, harm: str):
 
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path):
     for gain, kind in ((float("inf"), "float16"), (float("nan"), "float32")):
-        with pytest.raises(UserError, match=r"no numbers, or beyond float16 .*cached_as=float32"):
+        with pytest.raises(UserError, match="gives features that are no numbers"):
             stored(fresh(Patches(gain=gain), TintedClips(5)), tmp_path, kind=kind)
         assert not list(tmp_path.glob("*.arrow"))
 
@@ -196,7 +196,6 @@ def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10_000_000_000}))
     said = check_room(tmp_path / "new", 2_500_000_000, 0.5, "features of x, train")
     assert said == f"features of x, train: 2.5 GB in {tmp_path / 'new'}, 25% of the 10.0 GB that are free"
-    assert (tmp_path / "new").is_dir()
     check_room(tmp_path, 5_000_000_000, 0.5, "features")
     with pytest.raises(UserError, match=r"features: 5\.0 GB in .*more than disk_share=0\.5 of it: make room, .*fresh"):
         check_room(tmp_path, 5_000_000_001, 0.5, "features")
