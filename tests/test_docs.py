@@ -42,6 +42,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 SMALL = ("data.workers=0", "stages.*.steps=2", "stages.*.batch=4", "training.log_every=1", "training.threads=1")
 
 
+@pytest.mark.slow
 def test_a_method_is_one_file_and_one_recipe(followed: Path) -> None:
     trained = run(followed, "pretrain", "mae-tiny", *SMALL, "--out", "run", "--json")
     assert trained.returncode == 0, trained.stderr

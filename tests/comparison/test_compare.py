@@ -85,6 +85,7 @@ def test_unequal_compute_is_said_with_the_remedy(runs: list[str], tmp_path: Path
     assert "times that of ours; nextvid pretrain RECIPE --flops-of RUN makes it so" in ended
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_between_two_rows(copies: list[str], tmp_path: Path) -> None:
     """Without final figures, its exported encoder says how far it is."""
     ours = Path(copies[0])
@@ -159,6 +160,7 @@ def test_a_probe_of_an_earlier_step_is_not_passed_off_as_the_last(copies: list[s
     assert "not every run was probed on moving-sprites, plain: add --benchmark moving-sprites --level plain" in said
 
 
+@pytest.mark.slow
 def test_the_page_holds_the_table_the_curves_and_the_differences_and_needs_nothing(
     copies: list[str], tmp_path: Path
 ) -> None:

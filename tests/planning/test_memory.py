@@ -120,6 +120,7 @@ def test_sharding_divides_what_is_held_and_gathers_the_largest_block() -> None:
     assert alone.weights + alone.average == sum(p.nbytes for p in objective.parameters())
 
 
+@pytest.mark.slow
 def test_buckets_of_ddp_keep_the_gradients() -> None:
     alone, ddp, fsdp = (
         planned(recipe_with({"batch": 8 * devices}, {"parallel": parallel}), devices)
@@ -129,6 +130,7 @@ def test_buckets_of_ddp_keep_the_gradients() -> None:
     assert (alone.gradients, ddp.gradients, fsdp.gradients) == (0, weights, 0)
 
 
+@pytest.mark.slow
 def test_on_a_gpu_attention_is_one_operation() -> None:
     def both(name: str, *overrides: str) -> tuple[Trace, Trace]:
         recipe = load_recipe(name, list(overrides))

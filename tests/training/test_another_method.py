@@ -97,6 +97,7 @@ def test_a_mask_that_hides_nothing_leaves_nothing_to_learn(mask: dict[str, Any])
         videomae_recipe_with(stages)
 
 
+@pytest.mark.slow
 def test_a_run_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
     """Its stored recipe does not say what there was no setting for."""
     pretrain(nano_recipe(), tmp_path / "old", until=4, console=QUIET)

@@ -161,7 +161,7 @@ def damaged(folder: Path) -> Counter[str]:
     return expected + Counter(no_video=2, too_short=2, gone=2)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_training_completes_on_a_folder_with_a_third_of_damaged_files(tmp_path: Path, workers: int) -> None:
     folder, run = tmp_path / "videos", tmp_path / "run"
     folder.mkdir()

@@ -98,6 +98,7 @@ def test_a_run_from_the_cache_has_the_losses_of_one_without(prepared: Path, tmp_
     assert not (tmp_path / "True" / BROKEN_FILE).exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_encoded(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_on(prepared, True)
     objective = build_objective(recipe)
