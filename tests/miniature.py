@@ -17,7 +17,7 @@ COLOURS = ((200, 40, 40), (40, 40, 200))
 def clip(path: Path, label: int, number: int, frames: int = 24, size: tuple[int, int] = (48, 64)) -> Path:
     """Noise tinted by its class."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    codec = "libvpx-vp9" if path.suffix == ".webm" else "libx264"
+    codec = "libvpx" if path.suffix == ".webm" else "libx264"
     return write_video(path, list(pictures(label, number, frames, size)), codec=codec)
 
 

@@ -114,6 +114,7 @@ def test_two_runs_of_one_cost_are_compared(
     assert run(monkeypatch, "compare", runs[0]) == 2
 
 
+@pytest.mark.slow
 def test_doctor_ends_with_1_where_a_run_is_unsound(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ from probed_together import CASES, TEST, probe
 
 from nextvid.training.distributed import World
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 

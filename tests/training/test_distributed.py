@@ -110,6 +110,7 @@ def test_three_end_with_the_same_bits(tmp_path: Path) -> None:
     assert_equal(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["to_one", "from_one"])
 def test_what_two_saved_one_goes_on_with_and_the_other_way_round(runs: Path, name: str) -> None:
     assert_close(runs / "alone", runs / name)

@@ -160,6 +160,7 @@ def test_workers_and_ranks_change_nothing(prepared: Path) -> None:
     assert torch.equal(again.latents, alone[1].latents)
 
 
+@pytest.mark.slow
 def test_a_clip_that_broke_is_replaced_and_its_substitute_has_its_own_latents(shards: Path, tmp_path: Path) -> None:
     """Whether it broke before the latents were stored, or after."""
     before, after = ruined(shards, 0), ruined(shards, 2)

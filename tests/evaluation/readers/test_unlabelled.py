@@ -225,6 +225,7 @@ def test_as_many_clips_as_fit_are_spread_evenly():
     assert (np.diff(tight.flatten()) > 0.124).all()
 
 
+@pytest.mark.slow
 def test_pieces_of_one_file_in_prepared_shards_are_one_video(tmp_path, folder):
     source = tmp_path / "long"
     source.mkdir()
