@@ -208,11 +208,9 @@ def _recipe(options: argparse.Namespace, **settings: Any) -> EvalRecipe:
 
 
 def _session(recipe: EvalRecipe, options: argparse.Namespace, folder: Path) -> Session:
-    """Clips are made whenever they are asked for, as files are decoded: none are kept in memory."""
+    """Clips are made once and kept in memory, so that encoding alone is what differs: decoding files would add to it."""
     spec = recipe.spec_for(_encoder(options))
-    session = Session(Where("moving-sprites"), recipe, spec, folder, Console(quiet=True), progress=False)
-    session.keep_clips = False
-    return session
+    return Session(Where("moving-sprites"), recipe, spec, folder, Console(quiet=True), progress=False)
 
 
 def selection(options: argparse.Namespace) -> dict[str, Any]:

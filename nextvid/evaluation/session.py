@@ -93,8 +93,6 @@ class Session:
     world: World = World()
     stop: Stop = lambda: False
     progress: bool = True
-    keep_clips: bool = True
-    """Make clips that are made up once, where they fit the memory; or make them whenever they are asked for."""
     _readers: dict[str, Reader] = field(default_factory=dict)
     _kinds: dict[str, str] = field(default_factory=dict)
     _claimed: dict[str, int] = field(default_factory=dict)
@@ -229,7 +227,7 @@ class Session:
             clips, views, recipe = self.clips[_split_of(split)], self.views(split), self.recipe
             size = len(clips) * self.spec.frames * 3 * self.spec.size**2
             made_up = not isinstance(clips, Videos)
-            keep = self.keep_clips and made_up and views.augmentation is None and self.world.ranks == 1
+            keep = made_up and views.augmentation is None and self.world.ranks == 1
             if keep and size <= MEMORY_SHARE * free_memory():
                 self._readers[split] = RenderedReader(render(clips, self.spec, progress=self.progress).frames)
             else:
