@@ -159,7 +159,8 @@ def first_views(supply: Supply, samples: Int64[Tensor, " samples"]) -> TokensOf:
     """What :func:`look` takes as tokens: those of the first view of each of ``samples``, whose place is the clip's number."""
 
     def tokens_of(places: Int64[Tensor, " some"]) -> Float[Tensor, "some tokens channels"]:
-        return torch.cat([tokens.cpu() for _, tokens in supply.batches([(0, samples[places] * supply.views)])])
+        rows = (samples[places, None] * supply.views + torch.arange(supply.views)).flatten()
+        return torch.cat([tokens.cpu()[:: supply.views] for _, tokens in supply.batches([(0, rows)])])
 
     return tokens_of
 

@@ -34,9 +34,8 @@ MISSING = {
 
 @dataclass
 class Measured:
-    """An encoder's figures so far, by reading; ``scores`` of the baselines by name."""
+    """An encoder's figures, and those of its baselines by name."""
 
-    reading: Reading | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
 

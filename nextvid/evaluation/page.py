@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from nextvid.data.clip import BrokenFile
 from nextvid.data.view_reader import RenderedReader
 from nextvid.data.views import Views, views_of
-from nextvid.evaluation.features import Supply
-from nextvid.evaluation.looking import Look, Material, TokenGrid, look
+from nextvid.evaluation.looking import Look, Material, TokenGrid, first_views, look
 from nextvid.evaluation.session import Reading, Session, numbers_of
 from nextvid.report.probe_page import write_probe_page
 
@@ -45,7 +44,7 @@ def _look(session: Session, reading: Reading) -> Look:
     tested = reading.places[chosen]
     return look(
         reading.fitted,
-        lambda places: _first_views(reading.test, tested[places]),
+        first_views(reading.test, tested),
         _grid(session, reading),
         _frames(session, "test", reading.samples[chosen]),
         reading.truth[chosen],
@@ -59,12 +58,6 @@ def _some(clips: int) -> Places:
     """Up to ``MOST_CLIPS`` of so many, the same every time."""
     order = torch.randperm(clips, generator=torch.Generator().manual_seed(0))
     return order[:MOST_CLIPS].sort().values
-
-
-def _first_views(supply: Supply, samples: Places) -> Float[Tensor, "some tokens channels"]:
-    """The tokens of the first view of each sample; all of them have been read before."""
-    rows = (samples[:, None] * supply.views + torch.arange(supply.views)).flatten()
-    return torch.cat([tokens.cpu()[:: supply.views] for _, tokens in supply.batches([(0, rows)])])
 
 
 def _train(session: Session, reading: Reading) -> Material:

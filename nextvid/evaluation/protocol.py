@@ -4,7 +4,6 @@ Every number is a setting, with the paper's table 10 in the recipes of the four 
 """
 
 import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -171,8 +170,3 @@ def changed(recipe: EvalRecipe, **values: object) -> EvalRecipe:
     """``recipe`` with other values, checked again; None leaves a value as it is. Raises ``UserError``."""
     given = {key: value for key, value in values.items() if value is not None}
     return parse_settings(EvalRecipe, {**recipe.model_dump(mode="json"), **given}, recipe.name) if given else recipe
-
-
-def packaged() -> list[Path]:
-    """The recipes that come with the project."""
-    return sorted(EVAL_RECIPES.glob("*.yaml"))

@@ -9,7 +9,7 @@ from nextvid.data.clip import ClipSpec
 from nextvid.data.views import ViewAugmentation, Views
 from nextvid.errors import UserError
 from nextvid.evaluation.encoders import open_encoder
-from nextvid.evaluation.protocol import USUAL_CLIP, EvalRecipe, changed, load_protocol, packaged
+from nextvid.evaluation.protocol import EVAL_RECIPES, USUAL_CLIP, EvalRecipe, changed, load_protocol
 
 TABLE_10 = {
     "kinetics400": {"frames": 16, "fps": 4, "segments": 8, "views": 3, "epochs": 20, "batch": 192},
@@ -36,8 +36,8 @@ def test_the_official_benchmarks_have_the_papers_protocol(name: str, said: dict)
 
 
 def test_every_packaged_recipe_loads():
-    assert {file.stem for file in packaged()} == {*TABLE_10, "built-in"}
-    for file in packaged():
+    assert {file.stem for file in EVAL_RECIPES.glob("*.yaml")} == {*TABLE_10, "built-in"}
+    for file in EVAL_RECIPES.glob("*.yaml"):
         assert load_protocol(str(file), "moving-sprites", []) == load_protocol(file.stem, "moving-sprites", [])
 
 
